@@ -1,0 +1,1 @@
+//! Ingest, refine, linkage: from a message at the door to FHIR in silver.

@@ -1,0 +1,1 @@
+//! Every door: MLLP, FHIR, SQL over HTTP, the admin API.

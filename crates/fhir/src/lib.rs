@@ -1,0 +1,1 @@
+//! FHIR R4: JSON with exact decimals, structure, search parameters, FHIRPath, views.

@@ -1,0 +1,1 @@
+//! Authenticate, decide, permit, record, release.

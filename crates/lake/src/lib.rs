@@ -1,0 +1,1 @@
+//! The only crate that names DataFusion: builds, secured scans, encrypted Parquet.

@@ -1,0 +1,1 @@
+//! Append-only logs: write-ahead head, Merkle tiles, checkpoints, proofs.

@@ -1,0 +1,1 @@
+//! TLS, limits on connections, drain.

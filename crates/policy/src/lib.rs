@@ -1,0 +1,1 @@
+//! Cedar policies, their schema, and the obligations they carry.

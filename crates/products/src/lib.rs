@@ -1,0 +1,1 @@
+//! Data products: contracts, gates, snapshots, and the SQL port.

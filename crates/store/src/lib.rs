@@ -1,0 +1,1 @@
+//! Objects, catalog, silver and the search index.

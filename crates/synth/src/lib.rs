@@ -1,0 +1,1 @@
+//! A deterministic synthetic hospital that feeds every door.

@@ -1,0 +1,1 @@
+//! Keys: object, scope, epoch, root; sealing, opening, re-wrapping, destroying.
