@@ -5,7 +5,6 @@ use std::io::Read;
 
 use std::sync::Mutex;
 
-
 pub trait Entropy: Send + Sync {
     /// Fills `out` wholly with fresh random bytes, or panics: a node without randomness must not go on.
     fn fill(&self, out: &mut [u8]);
