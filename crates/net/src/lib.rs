@@ -1,1 +1,9 @@
-//! TLS, limits on connections, drain.
+//! TLS, bounded accepting of connections, and drain.
+//!
+//! Never reads a protocol: doors in `edge` do. One crypto provider (aws-lc-rs) is installed here, explicitly.
+
+mod accept;
+mod tls;
+
+pub use accept::{Connection, Drain, Listener, Stream};
+pub use tls::{DevCertificates, TlsError, client_config, install_provider, server_config};
