@@ -135,6 +135,9 @@ impl Ordinal {
     /// For resources about no patient: organizations, practitioners, locations.
     pub const NONE: Ordinal = Ordinal(0);
 
+    /// About a patient, but which one is not known: only a permit for all patients reaches it.
+    pub const UNKNOWN: Ordinal = Ordinal(u32::MAX);
+
     pub fn is_patient(self) -> bool {
         self.0 != 0
     }
