@@ -1,1 +1,27 @@
-//! Ingest, refine, linkage: from a message at the door to FHIR in silver.
+//! From a message at the door to FHIR in silver: intake, the journal, refine.
+//!
+//! ```text
+//! door → Intake::accept → Journal (durable) → acknowledge
+//!                            └→ Refiner: parse → map → link → check → Silver::commit (one transaction, position in it)
+//! ```
+//! Knows no protocol: doors live in `edge`. Decides no access: permits come from `gate`.
+
+pub mod envelope;
+mod ids;
+mod intake;
+mod journal;
+mod labels;
+mod receive;
+mod refine;
+mod source;
+pub mod v2;
+mod writes;
+
+pub use envelope::{Content, Door, Envelope, FhirRequest, Interaction};
+pub use ids::IdMint;
+pub use intake::{Accepted, Input, Intake, IntakeError};
+pub use journal::{Journal, JournalEntry, JournalError};
+pub use receive::{Hl7Receiver, Reply};
+pub use refine::{CONSUMER, RefineError, Refiner, WHOLE, parse_etag};
+pub use source::{ProcessingMode, Source, SourceKind, TlsMode};
+pub use writes::{FhirWrites, WriteError, Written};

@@ -1,0 +1,97 @@
+//! What the door knew about an input, kept beside its bytes in the journal.
+//!
+//! The envelope is sealed like the body: a control id or a conditional query may hold PHI.
+
+use base::{SourceName, Timestamp, TraceContext};
+use serde::{Deserialize, Serialize};
+
+/// How the bytes are to be read.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case", tag = "kind")]
+pub enum Content {
+    /// One HL7 v2 message in ER7.
+    Hl7v2,
+    /// One FHIR interaction that changes something.
+    Fhir(FhirRequest),
+    /// An earlier entry, to be refined once more: its set-aside units, after what they lacked was put right.
+    Replay { of: u64 },
+}
+
+/// A FHIR write as the client asked for it (R4 §3.1.0). The body is the resource or Bundle.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct FhirRequest {
+    pub interaction: Interaction,
+    /// Resource type; `Bundle` for a transaction or batch.
+    pub rtype: String,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub id: Option<String>,
+    /// The version that `If-Match` names.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub if_match: Option<u32>,
+    /// The query of `If-None-Exist`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub if_none_exist: Option<String>,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Interaction {
+    Create,
+    Update,
+    Delete,
+    /// A Bundle of type `transaction` or `batch`.
+    Bundle,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Envelope {
+    pub source: SourceName,
+    pub door: Door,
+    pub content: Content,
+    pub received: Timestamp,
+    /// MSH-10 or `Idempotency-Key`: with the content's hash it tells a resend.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub control_key: Option<String>,
+    /// SHA-256 of what was sent, hexadecimal.
+    pub content_hash: String,
+    pub traceparent: String,
+    /// The decision that let this in.
+    pub decision: u64,
+    pub principal: String,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Door {
+    Mllp,
+    Fhir,
+    /// `ward ingest`, through the node's socket.
+    File,
+    Console,
+}
+
+impl Door {
+    pub fn code(self) -> &'static str {
+        match self {
+            Door::Mllp => "mllp",
+            Door::Fhir => "fhir",
+            Door::File => "file",
+            Door::Console => "console",
+        }
+    }
+}
+
+impl Envelope {
+    pub fn trace(&self) -> Option<TraceContext> {
+        TraceContext::parse(&self.traceparent)
+    }
+
+    pub fn to_bytes(&self) -> Vec<u8> {
+        serde_json::to_vec(self).expect("an envelope is plain data")
+    }
+
+    pub fn from_bytes(bytes: &[u8]) -> Option<Self> {
+        serde_json::from_slice(bytes).ok()
+    }
+}

@@ -1,0 +1,262 @@
+//! From a door into the journal: resends recognised, busy answered, durable before acknowledged.
+//!
+//! A resend is the same source, the same control key **and** the same content within a window (senders do reuse
+//! control ids). The first answer is then given again and nothing is stored twice.
+
+use std::collections::{HashMap, VecDeque};
+use std::sync::Arc;
+
+use base::{Clock, DomainName, Limits, Permit, SourceName, Timestamp, TraceContext, Write};
+use bytes::Bytes;
+use parking_lot::Mutex;
+use store::Silver;
+use tokio::sync::watch;
+
+use crate::envelope::{Content, Door, Envelope};
+use crate::journal::{Journal, JournalError};
+
+/// What a door hands in.
+#[derive(Debug)]
+pub struct Input {
+    pub source: SourceName,
+    pub door: Door,
+    pub content: Content,
+    pub control_key: Option<String>,
+    pub trace: TraceContext,
+    pub body: Bytes,
+}
+
+/// The input is durable, now or since the first time it came.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Accepted {
+    pub index: u64,
+    pub duplicate: bool,
+}
+
+#[derive(Debug, thiserror::Error)]
+pub enum IntakeError {
+    /// Nothing was stored; the sender may try again.
+    #[error("the domain is busy: try again in {retry_after_ms} ms")]
+    Busy { retry_after_ms: u64 },
+    #[error(transparent)]
+    Journal(JournalError),
+    #[error(transparent)]
+    Store(#[from] store::StoreError),
+}
+
+impl From<JournalError> for IntakeError {
+    fn from(error: JournalError) -> Self {
+        match error {
+            JournalError::Busy { retry_after_ms } => IntakeError::Busy { retry_after_ms },
+            other => IntakeError::Journal(other),
+        }
+    }
+}
+
+type Key = (SourceName, String, String);
+
+/// The resends a door can still meet: keys of the window, oldest first.
+#[derive(Debug, Default)]
+struct Recent {
+    known: HashMap<Key, Place>,
+    order: VecDeque<(Timestamp, Key)>,
+}
+
+#[derive(Debug, Clone)]
+enum Place {
+    /// Its first copy is on the way to the disk.
+    Pending(watch::Receiver<Option<u64>>),
+    At(u64),
+}
+
+impl Recent {
+    /// Forgets what left the window, and the oldest above the bound.
+    fn trim(&mut self, now: Timestamp, window_ms: i64) {
+        while let Some((at, _)) = self.order.front() {
+            if at.plus_ms(window_ms) >= now && self.order.len() <= RECENT_MAX {
+                return;
+            }
+            if let Some((_, key)) = self.order.pop_front() {
+                self.known.remove(&key);
+            }
+        }
+    }
+}
+
+/// Control keys remembered per domain: a bound on memory (about 150 bytes each). Older ones of the window are
+/// looked up in the catalog.
+const RECENT_MAX: usize = 400_000;
+
+pub struct Intake {
+    journal: Arc<Journal>,
+    silver: Silver,
+    recent: Mutex<Recent>,
+    /// Whether the window holds more keys than memory does.
+    spilled: std::sync::atomic::AtomicBool,
+    applied: watch::Receiver<u64>,
+    clock: Arc<dyn Clock>,
+    limits: Arc<Limits>,
+}
+
+impl Intake {
+    /// Opened after refine has caught up, so that every earlier key is known.
+    pub async fn open(
+        journal: Arc<Journal>,
+        silver: Silver,
+        clock: Arc<dyn Clock>,
+        limits: Arc<Limits>,
+    ) -> Result<Self, IntakeError> {
+        let since = clock.now().plus_ms(-limits.duplicate_window_ms);
+        let seen = silver.seen_since(journal.domain(), since, RECENT_MAX).await?;
+        let mut recent = Recent::default();
+        let spilled = seen.len() >= RECENT_MAX;
+        for entry in seen {
+            let key = (entry.source, entry.key, entry.content_hash);
+            recent.order.push_back((entry.at, key.clone()));
+            recent.known.insert(key, Place::At(entry.index));
+        }
+        let applied = silver.applied(journal.domain());
+        Ok(Intake { journal, silver, recent: Mutex::new(recent), spilled: spilled.into(), applied, clock, limits })
+    }
+
+    pub fn journal(&self) -> &Arc<Journal> {
+        &self.journal
+    }
+
+    /// Durable when this returns. The order of one caller's inputs is kept.
+    ///
+    /// Runs as a task of its own: a client that goes away in the middle must not leave an entry in the journal whose
+    /// key nobody remembers, or its resend would be stored twice.
+    pub async fn accept(self: &Arc<Self>, permit: &Permit<Write>, input: Input) -> Result<Accepted, IntakeError> {
+        self.refuse_when_behind()?;
+        let (this, permit) = (self.clone(), permit.clone());
+        match tokio::spawn(async move { this.accept_once(&permit, input).await }).await {
+            Ok(accepted) => accepted,
+            Err(failed) => match failed.try_into_panic() {
+                Ok(panic) => std::panic::resume_unwind(panic),
+                // The runtime is ending; nothing was acknowledged.
+                Err(_) => Err(IntakeError::Busy { retry_after_ms: 1_000 }),
+            },
+        }
+    }
+
+    async fn accept_once(&self, permit: &Permit<Write>, input: Input) -> Result<Accepted, IntakeError> {
+        let digest = aws_lc_rs::digest::digest(&aws_lc_rs::digest::SHA256, &input.body);
+        let content_hash = base::hex::encode(digest.as_ref());
+        let Some(control_key) = input.control_key.clone() else {
+            return self.append(permit, &input, content_hash).await;
+        };
+        // The catalog knows keys by their HMAC only: an Idempotency-Key may hold anything.
+        let key: Key = (input.source.clone(), self.silver.seen_key(&control_key), content_hash.clone());
+        loop {
+            let (claim, pending) = match self.claim(&key) {
+                Claim::Known(index) => return Ok(Accepted { index, duplicate: true }),
+                Claim::Wait(pending) => (None, Some(pending)),
+                Claim::Mine(sender) => (Some(sender), None),
+            };
+            if let Some(mut pending) = pending {
+                // The same message on two connections at once: the second waits for the first one's answer.
+                match pending.wait_for(Option::is_some).await.map(|index| *index) {
+                    Ok(Some(index)) => return Ok(Accepted { index, duplicate: true }),
+                    _ => continue,
+                }
+            }
+            let mut claimed = Claimed { intake: self, key: &key, sender: claim, done: false };
+            if let Some(index) = self.in_catalog(&key).await? {
+                claimed.settle(index);
+                return Ok(Accepted { index, duplicate: true });
+            }
+            let accepted = self.append(permit, &input, content_hash).await?;
+            claimed.settle(accepted.index);
+            return Ok(accepted);
+        }
+    }
+
+    fn refuse_when_behind(&self) -> Result<(), IntakeError> {
+        let lag = self.journal.log().size().saturating_sub(*self.applied.borrow());
+        if lag > self.limits.refine_lag_max { Err(IntakeError::Busy { retry_after_ms: 1_000 }) } else { Ok(()) }
+    }
+
+    async fn append(
+        &self,
+        permit: &Permit<Write>,
+        input: &Input,
+        content_hash: String,
+    ) -> Result<Accepted, IntakeError> {
+        let envelope = Envelope {
+            source: input.source.clone(),
+            door: input.door,
+            content: input.content.clone(),
+            received: self.clock.now(),
+            control_key: input.control_key.clone(),
+            content_hash,
+            traceparent: input.trace.to_string(),
+            decision: permit.grant().decision,
+            principal: permit.grant().principal.to_string(),
+        };
+        let index = self.journal.append(permit, &envelope, &input.body).await?;
+        Ok(Accepted { index, duplicate: false })
+    }
+
+    fn claim(&self, key: &Key) -> Claim {
+        let now = self.clock.now();
+        let mut recent = self.recent.lock();
+        let before = recent.order.len();
+        recent.trim(now, self.limits.duplicate_window_ms);
+        if before > RECENT_MAX {
+            self.spilled.store(true, std::sync::atomic::Ordering::Relaxed);
+        }
+        match recent.known.get(key) {
+            Some(Place::At(index)) => Claim::Known(*index),
+            Some(Place::Pending(pending)) => Claim::Wait(pending.clone()),
+            None => {
+                let (sender, receiver) = watch::channel(None);
+                recent.known.insert(key.clone(), Place::Pending(receiver));
+                recent.order.push_back((now, key.clone()));
+                Claim::Mine(sender)
+            }
+        }
+    }
+
+    async fn in_catalog(&self, key: &Key) -> Result<Option<u64>, IntakeError> {
+        if !self.spilled.load(std::sync::atomic::Ordering::Relaxed) {
+            return Ok(None);
+        }
+        let since = self.clock.now().plus_ms(-self.limits.duplicate_window_ms);
+        Ok(self.silver.seen(self.journal.domain(), &key.0, &key.1, &key.2, since).await?)
+    }
+}
+
+enum Claim {
+    Known(u64),
+    Wait(watch::Receiver<Option<u64>>),
+    Mine(watch::Sender<Option<u64>>),
+}
+
+/// A claimed key. Dropped without being settled (an error, a caller that went away) it is free again.
+struct Claimed<'a> {
+    intake: &'a Intake,
+    key: &'a Key,
+    sender: Option<watch::Sender<Option<u64>>>,
+    done: bool,
+}
+
+impl Claimed<'_> {
+    fn settle(&mut self, index: u64) {
+        self.intake.recent.lock().known.insert(self.key.clone(), Place::At(index));
+        if let Some(sender) = self.sender.take() {
+            let _ = sender.send(Some(index));
+        }
+        self.done = true;
+    }
+}
+
+impl Drop for Claimed<'_> {
+    fn drop(&mut self) {
+        if !self.done {
+            let mut recent = self.intake.recent.lock();
+            recent.known.remove(self.key);
+            recent.order.retain(|(_, key)| key != self.key);
+        }
+    }
+}

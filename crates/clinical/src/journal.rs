@@ -1,0 +1,232 @@
+//! A domain's journal: raw input, sealed part by part, in the ledger.
+//!
+//! An entry has two parts, envelope and body. The key slots of both travel in the same frame, wrapped by the domain's
+//! *unassigned* scope; refine re-wraps them to the patient they turn out to be about. A body too large for a frame goes
+//! to the object store first, and the entry holds a reference with the ciphertext's hash.
+
+use std::sync::Arc;
+
+use base::{DomainName, Layer, Permit, Phi, Read, Timestamp, Write};
+use bytes::Bytes;
+use ledger::{AppendError, Log, NewEntry};
+use object_store::ObjectStoreExt as _;
+use object_store::path::Path as ObjectPath;
+use serde::{Deserialize, Serialize};
+use vault::{Kind, ObjectId, ObjectName, Slot, Vault};
+
+use crate::envelope::Envelope;
+
+/// Bodies up to this size lie in the log itself.
+const INLINE_BYTES_MAX: usize = 1 << 20;
+
+const ENVELOPE: u64 = 0;
+const BODY: u64 = 1;
+const LARGE: u64 = 2;
+
+/// Why an entry could not be written or read.
+#[derive(Debug, thiserror::Error)]
+pub enum JournalError {
+    #[error("the journal is busy: try again in {retry_after_ms} ms")]
+    Busy { retry_after_ms: u64 },
+    #[error("the journal's permit does not cover this: {0}")]
+    NotCovered(#[from] base::NotCovered),
+    #[error("entry {index} of the journal cannot be opened: {reason}")]
+    Unreadable { index: u64, reason: &'static str },
+    #[error("entry {index} of the journal was destroyed by erasure or expiry")]
+    Destroyed { index: u64 },
+    #[error(transparent)]
+    Append(AppendError),
+    #[error(transparent)]
+    Ledger(#[from] ledger::LedgerError),
+    #[error(transparent)]
+    Vault(#[from] vault::VaultError),
+    #[error("the object store failed: {0}")]
+    Objects(#[from] object_store::Error),
+}
+
+impl From<AppendError> for JournalError {
+    fn from(error: AppendError) -> Self {
+        match error {
+            AppendError::Busy { retry_after_ms } => JournalError::Busy { retry_after_ms },
+            other => JournalError::Append(other),
+        }
+    }
+}
+
+/// An entry as it was received.
+#[derive(Debug)]
+pub struct JournalEntry {
+    pub index: u64,
+    pub appended: Timestamp,
+    pub envelope: Envelope,
+    pub body: Phi<Bytes>,
+    /// The slots that came with the frame: envelope, body, and the large object where there is one.
+    pub slots: Vec<Slot>,
+}
+
+/// Where the bytes of a body lie. First byte of the body part: 0 inline, 1 by reference.
+#[derive(Debug, Serialize, Deserialize)]
+struct LargeBody {
+    path: String,
+    bytes: u64,
+    sha256: String,
+}
+
+pub struct Journal {
+    domain: DomainName,
+    log: Log,
+    vault: Vault,
+    objects: Arc<dyn object_store::ObjectStore>,
+}
+
+impl Journal {
+    pub const KIND: &'static str = "journal";
+
+    pub fn new(domain: DomainName, log: Log, vault: Vault, objects: Arc<dyn object_store::ObjectStore>) -> Self {
+        Journal { domain, log, vault, objects }
+    }
+
+    pub fn domain(&self) -> &DomainName {
+        &self.domain
+    }
+
+    pub fn log(&self) -> &Log {
+        &self.log
+    }
+
+    fn name(&self, part: u64) -> ObjectName<'_> {
+        ObjectName {
+            domain: &self.domain,
+            kind: if part == LARGE { Kind::LargeObject } else { Kind::JournalPart },
+            id: self.log.name().as_str().as_bytes(),
+            version: part,
+        }
+    }
+
+    /// Seals and appends. When this returns the entry survives a power cut (law 1).
+    pub async fn append(
+        &self,
+        permit: &Permit<Write>,
+        envelope: &Envelope,
+        body: &[u8],
+    ) -> Result<u64, JournalError> {
+        permit.covers_kind(&self.domain, Layer::Bronze, Self::KIND)?;
+        let scope = self.vault.current_unassigned(&self.domain).await?;
+        let mut slots = Vec::with_capacity(3 * Slot::BYTES);
+
+        let (envelope_part, slot) = self.vault.seal(self.name(ENVELOPE), &scope, &envelope.to_bytes()).await?;
+        slots.extend_from_slice(&slot.to_bytes());
+
+        let mut plain;
+        let mut large_slot = None;
+        if body.len() <= INLINE_BYTES_MAX {
+            plain = Vec::with_capacity(body.len() + 1);
+            plain.push(0);
+            plain.extend_from_slice(body);
+        } else {
+            let (sealed, slot) = self.vault.seal(self.name(LARGE), &scope, body).await?;
+            let path = format!("journal/{}/{}", self.domain, base::hex::encode(&slot.object.0));
+            let digest = aws_lc_rs::digest::digest(&aws_lc_rs::digest::SHA256, &sealed);
+            let reference = LargeBody {
+                path: path.clone(),
+                bytes: sealed.len() as u64,
+                sha256: base::hex::encode(digest.as_ref()),
+            };
+            self.objects.put(&ObjectPath::from(path), sealed.into()).await?;
+            plain = vec![1];
+            plain.extend(serde_json::to_vec(&reference).expect("a reference is plain data"));
+            large_slot = Some(slot);
+        }
+        let (body_part, slot) = self.vault.seal(self.name(BODY), &scope, &plain).await?;
+        slots.extend_from_slice(&slot.to_bytes());
+        if let Some(slot) = large_slot {
+            slots.extend_from_slice(&slot.to_bytes());
+        }
+        let parts = vec![Bytes::from(envelope_part), Bytes::from(body_part)];
+        Ok(self.log.append(NewEntry { parts, slots }).await?)
+    }
+
+    /// Entries from `from` on, opened. What cannot be opened is an error of that entry, not of the batch.
+    pub async fn read<R: MayReadBronze>(
+        &self,
+        permit: &Permit<R>,
+        from: u64,
+        entries_max: usize,
+        bytes_max: usize,
+    ) -> Result<Vec<Result<JournalEntry, JournalError>>, JournalError> {
+        permit.covers_kind(&self.domain, Layer::Bronze, Self::KIND)?;
+        let sealed = self.log.read(from, entries_max, bytes_max)?;
+        let mut out = Vec::with_capacity(sealed.len());
+        for entry in sealed {
+            out.push(self.open(entry).await);
+        }
+        Ok(out)
+    }
+
+    async fn open(&self, entry: ledger::Entry) -> Result<JournalEntry, JournalError> {
+        let index = entry.index;
+        let unreadable = |reason| JournalError::Unreadable { index, reason };
+        let slots: Vec<Slot> = entry
+            .slots
+            .chunks(Slot::BYTES)
+            .map(Slot::from_bytes)
+            .collect::<Option<_>>()
+            .ok_or_else(|| unreadable("its key slots are malformed"))?;
+        let [envelope_part, body_part] = entry.parts.as_slice() else {
+            return Err(unreadable("it has not two parts"));
+        };
+        let [envelope_slot, body_slot, rest @ ..] = slots.as_slice() else {
+            return Err(unreadable("it has not a slot for each part"));
+        };
+        let envelope = self.open_part(index, envelope_slot, ENVELOPE, envelope_part).await?;
+        let envelope = Envelope::from_bytes(&envelope).ok_or_else(|| unreadable("its envelope is malformed"))?;
+        let body = self.open_part(index, body_slot, BODY, body_part).await?;
+        let body = match body.split_first() {
+            Some((0, inline)) => Bytes::copy_from_slice(inline),
+            Some((1, reference)) => {
+                let slot = rest.first().ok_or_else(|| unreadable("its large object has no slot"))?;
+                self.open_large(index, slot, reference).await?
+            }
+            _ => return Err(unreadable("its body is malformed")),
+        };
+        Ok(JournalEntry { index, appended: entry.appended, envelope, body: Phi::new(body), slots })
+    }
+
+    async fn open_large(&self, index: u64, slot: &Slot, reference: &[u8]) -> Result<Bytes, JournalError> {
+        let unreadable = |reason| JournalError::Unreadable { index, reason };
+        let reference: LargeBody =
+            serde_json::from_slice(reference).map_err(|_| unreadable("its reference is malformed"))?;
+        let sealed = self.objects.get(&ObjectPath::from(reference.path.as_str())).await?.bytes().await?;
+        let digest = aws_lc_rs::digest::digest(&aws_lc_rs::digest::SHA256, &sealed);
+        if sealed.len() as u64 != reference.bytes || base::hex::encode(digest.as_ref()) != reference.sha256 {
+            return Err(unreadable("its large object is not the one that was received"));
+        }
+        Ok(Bytes::from(self.open_part(index, slot, LARGE, &sealed).await?.to_vec()))
+    }
+
+    /// Opens by the re-wrapped slot where refine has stored one, else by the slot of the frame.
+    async fn open_part(
+        &self,
+        index: u64,
+        slot: &Slot,
+        part: u64,
+        sealed: &[u8],
+    ) -> Result<vault::Plain, JournalError> {
+        let opened = match self.vault.open_object(slot.object, self.name(part), sealed).await {
+            Err(vault::VaultError::NoSlot) => self.vault.open_with_slot(slot, self.name(part), sealed).await,
+            other => other,
+        };
+        opened.map_err(|error| match error {
+            vault::VaultError::Destroyed | vault::VaultError::NoSlot => JournalError::Destroyed { index },
+            vault::VaultError::Tampered => {
+                JournalError::Unreadable { index, reason: "its bytes are not those that were sealed" }
+            }
+            other => other.into(),
+        })
+    }
+}
+
+/// Refine reads the journal with its permit to write silver; people read it with a permit to read.
+pub trait MayReadBronze {}
+impl MayReadBronze for Read {}
+impl MayReadBronze for Write {}

@@ -1,0 +1,383 @@
+//! Refine: the consumer that turns journal entries into FHIR in silver.
+//!
+//! A batch of entries becomes one SQL transaction with the consumer's position in it, so a crash at any point leaves
+//! silver at an exact journal position. What cannot be used is set aside in its smallest unit with its reason, and
+//! the rest goes on (law 5). Everything here is a function of the journal: a replay gives the same ids and content.
+
+mod fhir;
+mod hl7;
+mod work;
+
+use std::collections::{HashMap, HashSet};
+use std::sync::Arc;
+use std::time::Duration;
+
+use base::{Clock, DomainName, Layer, Limits, Ordinal, Permit, SourceName, Write};
+use store::{Batch, Outcome, Seen, SetAside, Silver, StoreError};
+use tokio::sync::watch;
+use vault::{Holder, Scope, Vault};
+
+pub use self::fhir::parse_etag;
+use self::work::Work;
+use crate::envelope::{Content, Envelope};
+use crate::ids::IdMint;
+use crate::journal::{Journal, JournalEntry, JournalError};
+use crate::source::Source;
+
+/// The consumer's name in the catalog.
+pub const CONSUMER: &str = "refine";
+
+/// The unit number of a whole entry.
+pub const WHOLE: u32 = u32::MAX;
+
+const BATCH_ENTRIES_MAX: usize = 256;
+const BATCH_BYTES_MAX: usize = 8 << 20;
+const PAUSE_AFTER_FAILURE: Duration = Duration::from_millis(250);
+
+/// What refine works with. One per domain.
+pub struct Refiner {
+    domain: DomainName,
+    journal: Arc<Journal>,
+    silver: Silver,
+    vault: Vault,
+    gate: gate::Gate,
+    ids: IdMint,
+    sources: HashMap<SourceName, Arc<Source>>,
+    limits: Arc<Limits>,
+    clock: Arc<dyn Clock>,
+}
+
+#[derive(Debug, thiserror::Error)]
+pub enum RefineError {
+    #[error(transparent)]
+    Store(#[from] StoreError),
+    #[error(transparent)]
+    Journal(#[from] JournalError),
+    #[error(transparent)]
+    Vault(#[from] vault::VaultError),
+    #[error("the gate gives refine no permit: {0}")]
+    Gate(String),
+    #[error("an entry made refine fail inside; it will be set aside")]
+    Panicked,
+}
+
+/// What a batch gathers beside resource versions.
+#[derive(Default)]
+struct Gathered {
+    set_aside: Vec<SetAside>,
+    resolved: Vec<(u64, u32)>,
+    outcomes: Vec<(u64, Outcome)>,
+    seen: Vec<Seen>,
+    counts: HashMap<(SourceName, &'static str), u64>,
+    /// Scope of the keys of each entry: the patient it is about, or shared.
+    rewraps: Vec<(Scope, Vec<vault::Slot>)>,
+}
+
+impl Gathered {
+    fn count(&mut self, source: &SourceName, counter: &'static str, n: u64) {
+        if n > 0 {
+            *self.counts.entry((source.clone(), counter)).or_default() += n;
+        }
+    }
+}
+
+impl Refiner {
+    #[allow(clippy::too_many_arguments)] // Built once, by `ward::build`, from parts that have no group of their own.
+    pub fn new(
+        journal: Arc<Journal>,
+        silver: Silver,
+        vault: Vault,
+        gate: gate::Gate,
+        sources: impl IntoIterator<Item = Source>,
+        limits: Arc<Limits>,
+        clock: Arc<dyn Clock>,
+    ) -> Self {
+        let domain = journal.domain().clone();
+        let ids = IdMint::new(&vault.derive(&format!("id/{domain}")));
+        let sources = sources.into_iter().map(|s| (s.name.clone(), Arc::new(s))).collect();
+        Refiner { domain, journal, silver, vault, gate, ids, sources, limits, clock }
+    }
+
+    /// Refines until the journal as it stands now is applied. Run before the doors open.
+    pub async fn catch_up(self: &Arc<Self>) -> Result<u64, RefineError> {
+        let upto = self.journal.log().size();
+        let mut position = self.position().await?;
+        let from = position;
+        while position < upto {
+            position = self.step_or_set_aside(position).await?;
+        }
+        Ok(position - from)
+    }
+
+    /// Refines until told to stop. A failure of the catalog or of the key service is waited out: nothing is skipped.
+    pub async fn run(self: Arc<Self>, stop: impl Future<Output = ()>) {
+        let mut grown = self.journal.log().subscribe();
+        tokio::pin!(stop);
+        let mut position = None;
+        loop {
+            let step = async {
+                let at = match position {
+                    Some(at) => at,
+                    None => self.position().await?,
+                };
+                if at < self.journal.log().size() {
+                    self.step_or_set_aside(at).await
+                } else {
+                    wait_beyond(&mut grown, at).await;
+                    Ok(at)
+                }
+            };
+            tokio::select! {
+                () = &mut stop => return,
+                result = step => match result {
+                    Ok(at) => position = Some(at),
+                    Err(error) => {
+                        tracing::error!(domain = %self.domain, %error, "refine waits and tries again");
+                        position = None;
+                        tokio::time::sleep(PAUSE_AFTER_FAILURE).await;
+                    }
+                },
+            }
+        }
+    }
+
+    async fn position(&self) -> Result<u64, StoreError> {
+        self.silver.position(&self.domain, CONSUMER, self.journal.log().name()).await
+    }
+
+    /// One batch. Where it fails inside (a defect of ours), entries are taken one by one, and the one that fails is
+    /// set aside whole: one message must not stop a hospital's feed.
+    async fn step_or_set_aside(self: &Arc<Self>, from: u64) -> Result<u64, RefineError> {
+        match self.guarded(from, BATCH_ENTRIES_MAX, false).await {
+            Err(RefineError::Panicked) => match self.guarded(from, 1, false).await {
+                Err(RefineError::Panicked) => self.guarded(from, 1, true).await,
+                other => other,
+            },
+            other => other,
+        }
+    }
+
+    async fn guarded(self: &Arc<Self>, from: u64, entries_max: usize, skip: bool) -> Result<u64, RefineError> {
+        let this = self.clone();
+        // A task, so that a panic is an error here; it is not cancelled halfway when the caller stops.
+        match tokio::spawn(async move { this.step(from, entries_max, skip).await }).await {
+            Ok(result) => result,
+            Err(_) => Err(RefineError::Panicked),
+        }
+    }
+
+    fn permit(&self, layer: Layer) -> Result<Permit<Write>, RefineError> {
+        self.gate
+            .node_permit::<Write>(CONSUMER, &self.domain, layer)
+            .map_err(|refusal| RefineError::Gate(refusal.to_string()))
+    }
+
+    async fn step(&self, from: u64, entries_max: usize, skip: bool) -> Result<u64, RefineError> {
+        let bronze = self.permit(Layer::Bronze)?;
+        let permit = self.permit(Layer::Silver)?;
+        let entries = self.journal.read(&bronze, from, entries_max, BATCH_BYTES_MAX).await?;
+        let next_ordinal = self.silver.next_ordinal(&self.domain).await?;
+        let mut work = Work::new(&self.silver, &permit, &self.domain, next_ordinal);
+        let mut gathered = Gathered::default();
+        let mut upto = from;
+        for entry in entries {
+            match entry {
+                Ok(entry) if skip => self.set_aside_whole(&mut gathered, &entry, "internal", INTERNAL),
+                Ok(entry) => self.refine_entry(&bronze, &mut work, &mut gathered, entry).await?,
+                Err(JournalError::Destroyed { .. }) => {}
+                Err(JournalError::Unreadable { index, reason }) => gathered.set_aside.push(SetAside {
+                    index,
+                    unit: WHOLE,
+                    source: unknown_source(),
+                    place: "journal".into(),
+                    code: "unreadable".into(),
+                    reason: format!("the entry cannot be opened: {reason}"),
+                    critical: true,
+                    at: self.clock.now(),
+                }),
+                Err(error) => return Err(error.into()),
+            }
+            upto += 1;
+        }
+        if upto > from {
+            self.commit(&permit, work, gathered, from, upto).await?;
+        }
+        Ok(upto)
+    }
+
+    async fn commit(
+        &self,
+        permit: &Permit<Write>,
+        work: Work<'_>,
+        gathered: Gathered,
+        from: u64,
+        upto: u64,
+    ) -> Result<(), RefineError> {
+        // Keys first: re-wrapping is idempotent, and an entry opens by either slot until the batch is in.
+        let mut by_scope: HashMap<Scope, Vec<vault::Slot>> = HashMap::new();
+        for (scope, slots) in gathered.rewraps {
+            by_scope.entry(scope).or_default().extend(slots);
+        }
+        for (scope, slots) in by_scope {
+            self.vault.rewrap(&slots, &scope).await?;
+        }
+        let changes = work.batch;
+        let batch = Batch {
+            domain: self.domain.clone(),
+            consumer: CONSUMER.into(),
+            log: self.journal.log().name().clone(),
+            from,
+            upto,
+            versions: changes.versions,
+            patients: changes.patients,
+            set_aside: gathered.set_aside,
+            resolved: gathered.resolved,
+            outcomes: gathered.outcomes,
+            seen: gathered.seen,
+            counts: gathered.counts.into_iter().map(|((source, counter), n)| (source, counter, n)).collect(),
+        };
+        Ok(self.silver.commit(permit, batch).await?)
+    }
+
+    async fn refine_entry(
+        &self,
+        bronze: &Permit<Write>,
+        work: &mut Work<'_>,
+        gathered: &mut Gathered,
+        entry: JournalEntry,
+    ) -> Result<(), RefineError> {
+        let before = work.batch.versions.len();
+        gathered.count(&entry.envelope.source, "received", 1);
+        if let Some(key) = &entry.envelope.control_key {
+            gathered.seen.push(Seen {
+                source: entry.envelope.source.clone(),
+                key: self.silver.seen_key(key),
+                content_hash: entry.envelope.content_hash.clone(),
+                index: entry.index,
+                at: entry.envelope.received,
+            });
+        }
+        match &entry.envelope.content {
+            Content::Hl7v2 => self.refine_hl7(work, gathered, &entry, None).await?,
+            Content::Fhir(request) => {
+                let outcome = self.refine_fhir(work, &entry, request, entry.envelope.received).await?;
+                if outcome.status >= 400 {
+                    gathered.count(&entry.envelope.source, "refused", 1);
+                }
+                gathered.outcomes.push((entry.index, outcome));
+            }
+            Content::Replay { of } => self.replay(bronze, work, gathered, &entry, *of).await?,
+        }
+        let written = work.batch.versions.len() - before;
+        gathered.count(&entry.envelope.source, "versions", written as u64);
+        let mut patients: Vec<Ordinal> =
+            work.batch.versions[before..].iter().map(|v| v.patient).filter(|p| p.is_patient()).collect();
+        patients.sort();
+        patients.dedup();
+        let holder = match patients.as_slice() {
+            [one] if *one != Ordinal::UNKNOWN => Holder::Record(*one),
+            _ => Holder::Shared,
+        };
+        let scope = self.silver.scope(&self.domain, holder, entry.envelope.received);
+        gathered.rewraps.push((scope, entry.slots));
+        Ok(())
+    }
+
+    async fn refine_fhir(
+        &self,
+        work: &mut Work<'_>,
+        entry: &JournalEntry,
+        request: &crate::envelope::FhirRequest,
+        received: base::Timestamp,
+    ) -> Result<Outcome, RefineError> {
+        let body = if entry.body.expose().is_empty() {
+            ::fhir::json::Value::Null
+        } else {
+            let limits = ::fhir::json::ParseLimits::from(&*self.limits);
+            match ::fhir::json::parse(entry.body.expose(), &limits) {
+                Ok(body) => body,
+                Err(error) => {
+                    let issue = ::fhir::validate::Issue::new(
+                        ::fhir::validate::Severity::Error,
+                        "structure",
+                        "",
+                        error.to_string(),
+                    );
+                    return Ok(fhir::refused_outcome(&fhir::Refused { status: 400, issue }));
+                }
+            }
+        };
+        let source = source_uri(&self.domain, &entry.envelope);
+        Ok(fhir::apply(work, &self.ids, entry.index, received, request, body, &source).await?)
+    }
+
+    /// Refines again what was set aside of an earlier entry; what then works is marked resolved.
+    async fn replay(
+        &self,
+        bronze: &Permit<Write>,
+        work: &mut Work<'_>,
+        gathered: &mut Gathered,
+        request: &JournalEntry,
+        of: u64,
+    ) -> Result<(), RefineError> {
+        let open: HashSet<u32> = self.silver.open_set_aside(&self.domain, of).await?.into_iter().collect();
+        let earlier = if of < request.index && !open.is_empty() {
+            self.journal.read(bronze, of, 1, BATCH_BYTES_MAX).await?.pop()
+        } else {
+            None
+        };
+        let Some(Ok(mut earlier)) = earlier else {
+            gathered.count(&request.envelope.source, "replay-without-effect", 1);
+            return Ok(());
+        };
+        earlier.envelope.received = request.envelope.received;
+        match &earlier.envelope.content {
+            Content::Hl7v2 => {
+                let asides = gathered.set_aside.len();
+                self.refine_hl7(work, gathered, &earlier, Some(&open)).await?;
+                let still: HashSet<u32> = gathered.set_aside.drain(asides..).map(|aside| aside.unit).collect();
+                gathered.resolved.extend(open.difference(&still).map(|unit| (of, *unit)));
+            }
+            // A FHIR write was answered when it came; its sender knows. Nothing of it is set aside.
+            Content::Fhir(_) | Content::Replay { .. } => {}
+        }
+        Ok(())
+    }
+
+    fn set_aside_whole(&self, gathered: &mut Gathered, entry: &JournalEntry, code: &str, reason: &str) {
+        if let Content::Fhir(_) = entry.envelope.content {
+            let issue = ::fhir::validate::Issue::new(::fhir::validate::Severity::Fatal, "exception", "", reason);
+            gathered.outcomes.push((entry.index, fhir::refused_outcome(&fhir::Refused { status: 500, issue })));
+        }
+        gathered.set_aside.push(SetAside {
+            index: entry.index,
+            unit: WHOLE,
+            source: entry.envelope.source.clone(),
+            place: "message".into(),
+            code: code.into(),
+            reason: reason.into(),
+            critical: true,
+            at: entry.envelope.received,
+        });
+    }
+}
+
+const INTERNAL: &str =
+    "refine failed on this entry by a defect of its own: the entry is kept, report it and replay it after an update";
+
+fn unknown_source() -> SourceName {
+    SourceName::parse("unknown").expect("a valid name")
+}
+
+/// `meta.source`: where the content came from, without saying about whom.
+fn source_uri(domain: &DomainName, envelope: &Envelope) -> String {
+    let trace = envelope.trace().map(|t| t.trace_id_hex()).unwrap_or_default();
+    format!("urn:wardmesh:{domain}:{}#{trace}", envelope.source)
+}
+
+async fn wait_beyond(grown: &mut watch::Receiver<u64>, at: u64) {
+    // An error means the log is closed; the caller's stop comes next.
+    if grown.wait_for(|size| *size > at).await.is_err() {
+        std::future::pending::<()>().await;
+    }
+}

@@ -1,0 +1,292 @@
+//! The working set of a refine batch: what silver holds, with what this batch and this entry have already changed.
+//!
+//! An entry's changes are staged and joined to the batch only when the whole entry (or the unit that may stand alone)
+//! has succeeded. Never writes to the catalog itself: the batch does, in one transaction.
+
+use std::collections::HashMap;
+use std::sync::Arc;
+
+use base::{DomainName, LogicalId, Ordinal, Permit, Sensitivity, Timestamp, Write};
+use fhir::json::Value;
+use store::{NewVersion, Silver, StoreError};
+
+use crate::labels;
+
+/// A resource as it stands for the next unit.
+#[derive(Debug, Clone)]
+pub struct State {
+    pub version: u32,
+    pub patient: Ordinal,
+    pub sensitivity: Sensitivity,
+    pub deleted: bool,
+    pub body: Arc<Value>,
+}
+
+type Key = (String, LogicalId);
+type Identifier = (String, String, String);
+
+/// Changes, over silver.
+#[derive(Debug, Default)]
+pub struct Changes {
+    pub versions: Vec<NewVersion>,
+    pub patients: Vec<Ordinal>,
+    states: HashMap<Key, State>,
+    identifiers: HashMap<Identifier, Vec<LogicalId>>,
+}
+
+impl Changes {
+    fn join(&mut self, later: Changes) {
+        self.versions.extend(later.versions);
+        self.patients.extend(later.patients);
+        self.states.extend(later.states);
+        for (identifier, ids) in later.identifiers {
+            self.identifiers.entry(identifier).or_default().extend(ids);
+        }
+    }
+}
+
+/// What every unit of a batch shares.
+pub struct Work<'a> {
+    pub silver: &'a Silver,
+    pub permit: &'a Permit<Write>,
+    pub domain: &'a DomainName,
+    /// Of this batch, earlier entries.
+    pub batch: Changes,
+    /// What silver answered already; an entry of `None` is "not there".
+    read: HashMap<Key, Option<State>>,
+    next_ordinal: Ordinal,
+}
+
+/// One entry at work: its own changes over the batch's.
+pub struct Stage<'w, 'a> {
+    pub work: &'w mut Work<'a>,
+    pub index: u64,
+    pub received: Timestamp,
+    own: Changes,
+    ordinal_at_start: Ordinal,
+    units: HashMap<u32, u32>,
+}
+
+impl<'a> Work<'a> {
+    pub fn new(silver: &'a Silver, permit: &'a Permit<Write>, domain: &'a DomainName, next_ordinal: Ordinal) -> Self {
+        Work { silver, permit, domain, batch: Changes::default(), read: HashMap::new(), next_ordinal }
+    }
+
+    pub fn stage<'w>(&'w mut self, index: u64, received: Timestamp) -> Stage<'w, 'a> {
+        let ordinal_at_start = self.next_ordinal;
+        Stage { work: self, index, received, own: Changes::default(), ordinal_at_start, units: HashMap::new() }
+    }
+
+    pub fn next_ordinal(&self) -> Ordinal {
+        self.next_ordinal
+    }
+
+    /// Asks silver for many resources in one round trip, ahead of the units that need them.
+    pub async fn prefetch(&mut self, wanted: &[(String, LogicalId)]) -> Result<(), StoreError> {
+        let missing: Vec<_> = wanted.iter().filter(|key| !self.read.contains_key(*key)).cloned().collect();
+        if missing.is_empty() {
+            return Ok(());
+        }
+        let found = self.silver.read_many_for_refine(self.permit, self.domain, &missing).await?;
+        for key in missing {
+            self.read.insert(key, None);
+        }
+        for resource in found {
+            let state = state_of(&resource)?;
+            self.read.insert((resource.rtype, resource.id), Some(state));
+        }
+        Ok(())
+    }
+}
+
+fn state_of(resource: &store::Resource) -> Result<State, StoreError> {
+    let body = if resource.deleted {
+        Value::Null
+    } else {
+        fhir::json::parse(resource.body.expose(), &fhir::json::ParseLimits::for_stored())
+            .map_err(|_| StoreError::corrupt("a stored resource is not JSON"))?
+    };
+    Ok(State {
+        version: resource.version,
+        patient: resource.patient,
+        sensitivity: resource.sensitivity,
+        deleted: resource.deleted,
+        body: Arc::new(body),
+    })
+}
+
+impl Stage<'_, '_> {
+    /// The resource as the units before this one left it.
+    pub async fn current(&mut self, rtype: &str, id: &LogicalId) -> Result<Option<State>, StoreError> {
+        let key = (rtype.to_owned(), id.clone());
+        for changes in [&self.own, &self.work.batch] {
+            if let Some(state) = changes.states.get(&key) {
+                return Ok(Some(state.clone()));
+            }
+        }
+        if !self.work.read.contains_key(&key) {
+            self.work.prefetch(std::slice::from_ref(&key)).await?;
+        }
+        Ok(self.work.read.get(&key).cloned().flatten())
+    }
+
+    /// Living resources of a type that carry an identifier. More than one is the caller's problem to name.
+    pub async fn find(&mut self, rtype: &str, system: &str, value: &str) -> Result<Vec<LogicalId>, StoreError> {
+        let identifier = (rtype.to_owned(), system.to_owned(), value.to_owned());
+        let mut ids: Vec<LogicalId> = Vec::new();
+        for changes in [&self.own, &self.work.batch] {
+            ids.extend(changes.identifiers.get(&identifier).into_iter().flatten().cloned());
+        }
+        let work = &self.work;
+        for (id, _) in work.silver.find_identifier(work.permit, work.domain, rtype, system, value).await? {
+            ids.push(id);
+        }
+        ids.sort();
+        ids.dedup();
+        // The index and earlier changes may be behind this entry: keep those that still carry the identifier.
+        let mut living = Vec::with_capacity(ids.len());
+        for id in ids {
+            if let Some(state) = self.current(rtype, &id).await?
+                && !state.deleted
+                && identifiers(&state.body).any(|(s, v)| s == system && v == value)
+            {
+                living.push(id);
+            }
+        }
+        Ok(living)
+    }
+
+    /// A fresh source record of this domain.
+    pub fn new_patient(&mut self) -> Ordinal {
+        let ordinal = self.work.next_ordinal;
+        self.work.next_ordinal = Ordinal(ordinal.0 + 1);
+        self.own.patients.push(ordinal);
+        ordinal
+    }
+
+    /// Stages the next version of a resource. `body` is stamped with `meta.versionId` and `meta.lastUpdated`.
+    /// Equal content is no new version. Returns the version that stands.
+    pub async fn put(
+        &mut self,
+        rtype: &str,
+        id: &LogicalId,
+        patient: Ordinal,
+        mut body: Value,
+        source: &str,
+    ) -> Result<u32, StoreError> {
+        let before = self.current(rtype, id).await?;
+        if let Some(state) = &before
+            && !state.deleted
+            && same_content(&state.body, &body)
+        {
+            return Ok(state.version);
+        }
+        let version = before.map_or(1, |state| state.version + 1);
+        stamp(&mut body, id, version, self.received, source);
+        let sensitivity = labels::sensitivity(&body);
+        self.stage_version(rtype, id, State { version, patient, sensitivity, deleted: false, body: Arc::new(body) });
+        Ok(version)
+    }
+
+    pub async fn delete(&mut self, rtype: &str, id: &LogicalId) -> Result<Option<u32>, StoreError> {
+        let Some(state) = self.current(rtype, id).await? else { return Ok(None) };
+        if state.deleted {
+            return Ok(Some(state.version));
+        }
+        let version = state.version + 1;
+        let deleted = State { version, deleted: true, body: Arc::new(Value::Null), ..state };
+        self.stage_version(rtype, id, deleted);
+        Ok(Some(version))
+    }
+
+    fn stage_version(&mut self, rtype: &str, id: &LogicalId, state: State) {
+        self.own.versions.push(NewVersion {
+            rtype: rtype.to_owned(),
+            id: id.clone(),
+            version: state.version,
+            last_updated: self.received,
+            patient: state.patient,
+            sensitivity: state.sensitivity,
+            deleted: state.deleted,
+            positions: vec![self.index],
+            body: state.body.clone(),
+        });
+        for (system, value) in identifiers(&state.body) {
+            let key = (rtype.to_owned(), system.to_owned(), value.to_owned());
+            self.own.identifiers.entry(key).or_default().push(id.clone());
+        }
+        self.own.states.insert((rtype.to_owned(), id.clone()), state);
+    }
+
+    /// How many patients this entry has touched so far, and which one if it is one: its key scope.
+    pub fn patients_touched(&self) -> Vec<Ordinal> {
+        let mut all: Vec<_> = self.own.versions.iter().map(|v| v.patient).filter(|p| p.is_patient()).collect();
+        all.sort();
+        all.dedup();
+        all
+    }
+
+    /// A number for the n-th resource minted by unit `n` of this entry.
+    pub fn next_of_unit(&mut self, unit: u32) -> u32 {
+        let n = self.units.entry(unit).or_default();
+        *n += 1;
+        unit * 1_000 + *n - 1
+    }
+
+    /// Keeps what was staged.
+    pub fn keep(self) {
+        let own = self.own;
+        self.work.batch.join(own);
+    }
+
+    /// Forgets what was staged.
+    pub fn discard(self) {
+        self.work.next_ordinal = self.ordinal_at_start;
+    }
+}
+
+/// (system, value) of `identifier`, where both are there.
+pub fn identifiers(resource: &Value) -> impl Iterator<Item = (&str, &str)> {
+    let list: &[Value] = match resource.get("identifier") {
+        Some(Value::Array(list)) => list,
+        Some(one @ Value::Object(_)) => std::slice::from_ref(one),
+        _ => &[],
+    };
+    list.iter().filter_map(|identifier| {
+        let value = identifier.get("value")?.as_str()?;
+        Some((identifier.get("system").and_then(Value::as_str).unwrap_or(""), value))
+    })
+}
+
+fn same_content(a: &Value, b: &Value) -> bool {
+    let content = |value: &Value| {
+        let mut value = value.clone();
+        if let Some(object) = value.as_object_mut() {
+            object.remove("id");
+            if let Some(Value::Object(meta)) = object.get_mut("meta") {
+                for stamped in ["versionId", "lastUpdated", "source"] {
+                    meta.remove(stamped);
+                }
+                if meta.is_empty() {
+                    object.remove("meta");
+                }
+            }
+        }
+        value
+    };
+    content(a) == content(b)
+}
+
+/// `id` right after `resourceType`, and the `meta` that the server owns (R4 §2.26.3.6).
+fn stamp(body: &mut Value, id: &LogicalId, version: u32, received: Timestamp, source: &str) {
+    let Some(object) = body.as_object_mut() else { return };
+    object.insert("id", Value::from(id.as_str()));
+    let mut meta = match object.remove("meta") {
+        Some(Value::Object(meta)) => meta,
+        _ => fhir::json::Object::default(),
+    };
+    meta.insert("versionId", Value::from(version.to_string()));
+    meta.insert("lastUpdated", Value::from(received.to_string()));
+    meta.insert("source", Value::from(source.to_owned()));
+    object.insert("meta", Value::Object(meta));
+}

@@ -1,0 +1,76 @@
+//! A source that feeds a domain, as `domain.toml` declares it.
+
+use std::collections::BTreeMap;
+use std::net::SocketAddr;
+use std::path::PathBuf;
+
+use base::SourceName;
+use serde::{Deserialize, Serialize};
+
+/// One `[[source]]` of a domain.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Source {
+    /// Unique within the domain.
+    pub name: SourceName,
+    pub kind: SourceKind,
+    /// For `hl7v2`: the address its MLLP listener binds.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub listen: Option<SocketAddr>,
+    /// What MSH-11 must say. A message of another kind is refused, so that a test never reaches a chart.
+    #[serde(default)]
+    pub mode: ProcessingMode,
+    #[serde(default)]
+    pub tls: TlsMode,
+    /// For `tls = "mutual"`: the authorities whose client certificates are accepted, relative to the mesh folder.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub client_authorities: Option<PathBuf>,
+    /// Offset of the sender's clock, for timestamps that name none: `-05:00`.
+    #[serde(default = "utc")]
+    pub utc_offset: String,
+    /// Assigning authority (CX-4.1 or its universal id) to the system URI of its identifiers.
+    #[serde(default)]
+    pub assigners: BTreeMap<String, String>,
+}
+
+fn utc() -> String {
+    "+00:00".to_owned()
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum SourceKind {
+    Hl7v2,
+    Fhir,
+}
+
+/// HL7 table 0103.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum ProcessingMode {
+    #[default]
+    Production,
+    Training,
+    Debugging,
+}
+
+impl ProcessingMode {
+    pub fn code(self) -> &'static str {
+        match self {
+            ProcessingMode::Production => "P",
+            ProcessingMode::Training => "T",
+            ProcessingMode::Debugging => "D",
+        }
+    }
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum TlsMode {
+    /// Plain TCP: only on an address of this machine or a closed network.
+    #[default]
+    None,
+    Server,
+    /// The sender shows a certificate.
+    Mutual,
+}
