@@ -5,4 +5,6 @@
 
 #[macro_use]
 pub mod json;
+
+pub mod definitions;
 pub mod search;
