@@ -1,1 +1,38 @@
-//! Authenticate, decide, permit, record, release.
+//! The gate: authenticate → decide → permit → record → release. Every door goes through it, in this order.
+//!
+//! 1. [`Gate::authenticate`] makes a [`Caller`] of an access token; [`Gate::source`] makes one of a bound feed.
+//! 2. [`Gate::permit`] asks `policy`, narrows the answer to a set of patients and mints a [`base::Permit`]. A refusal is
+//!    in the audit log before it is answered.
+//! 3. The door takes data from storage with the permit and keeps it in a [`Held`].
+//! 4. [`Gate::release`] makes the audit record of this very response durable and gives a [`Release`], the only thing
+//!    that opens a [`Held`].
+//!
+//! If policy, directory, patient sets or audit cannot answer, the answer is no, and it says that it is an outage and
+//! not a missing right.
+//!
+//! Never here: protocols and their status codes (see `edge`), the policies (see `policy`), the log's bytes (see
+//! `ledger`).
+
+mod audit;
+mod cache;
+mod caller;
+mod decide;
+mod gate;
+mod patients;
+mod release;
+mod token;
+mod worker;
+
+pub use audit::keys::{AuditKeyError, AuditKeys, Generation, MemoryAuditKeys};
+pub use audit::ledger::LogTarget;
+pub use audit::log::AuditLog;
+pub use audit::reader::{AccessLine, AuditFilter, AuditPage, AuditReadError, AuditReader};
+pub use audit::record::{AuditRecord, BadRecord, Outcome};
+pub use audit::target::{AuditSource, AuditTarget, AuditUnavailable, MemoryTarget, SourceError, TargetState, Targets};
+pub use caller::{Caller, Directory, MemoryDirectory, Origin, Outage, PrincipalRecord, SourceRecord};
+pub use decide::{Ask, ProductLabels, Refusal, RefusalKind, Right, Scope};
+pub use gate::{Gate, GateParts, governance};
+pub use patients::{MemoryPatients, PatientSets};
+pub use policy::{Action, Agreement, PrincipalKind};
+pub use release::{Access, Held, NotReleased, Release, WrongRelease};
+pub use token::{Claims, Issue, TokenError, TokenIssuer, TokenKeys, Unauthenticated};

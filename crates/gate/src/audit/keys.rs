@@ -1,0 +1,204 @@
+//! How audit records are sealed: AES-256-GCM under one key per **generation**. A generation begins at each start of the
+//! node and after [`RECORDS_MAX`] records; its key is fresh, so a counter makes the nonces.
+//!
+//! A sealed record is `1 || generation (16) || nonce (12) || ciphertext || tag (16)`; version and generation are bound as
+//! associated data, the place in the log by the log's Merkle tree.
+//!
+//! Never here: what a record says (see `record`).
+
+use std::collections::HashMap;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+
+use async_trait::async_trait;
+use aws_lc_rs::aead::{AES_256_GCM, Aad, LessSafeKey, NONCE_LEN, Nonce, UnboundKey};
+use aws_lc_rs::hmac;
+use base::{DomainName, Entropy};
+use bytes::Bytes;
+use parking_lot::Mutex;
+use zeroize::Zeroizing;
+
+const FORMAT: u8 = 1;
+const HEAD: usize = 1 + 16 + NONCE_LEN;
+/// Far below what NIST SP 800-38D §8.3 allows for one key.
+const RECORDS_MAX: u64 = 1 << 30;
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+pub enum AuditKeyError {
+    /// Try again: an outage is not a missing right.
+    #[error("the key of the audit log cannot be had now; try again shortly")]
+    Outage,
+    #[error("the key of these audit records was destroyed when their retention ended")]
+    Destroyed,
+    #[error("an audit record does not open under its key; run ward-verify on the log")]
+    Tampered,
+}
+
+/// A generation's name and key.
+#[derive(Clone)]
+pub struct Generation {
+    pub id: [u8; 16],
+    pub key: Zeroizing<[u8; 32]>,
+}
+
+/// Keys for audit records.
+#[async_trait]
+pub trait AuditKeys: Send + Sync {
+    /// A key never used before. When this returns, [`AuditKeys::load`] finds it after a crash.
+    async fn begin(&self) -> Result<Generation, AuditKeyError>;
+    /// The key of a generation that was begun.
+    async fn load(&self, id: [u8; 16]) -> Result<Zeroizing<[u8; 32]>, AuditKeyError>;
+    /// A secret of this node for a label, the same at every start: for keyed tokens and hashes.
+    fn derive(&self, label: &str) -> Zeroizing<[u8; 32]>;
+}
+
+/// Keys in memory, for tests.
+pub struct MemoryAuditKeys {
+    entropy: Arc<dyn Entropy>,
+    keys: Mutex<HashMap<[u8; 16], Zeroizing<[u8; 32]>>>,
+}
+
+impl MemoryAuditKeys {
+    pub fn new(entropy: Arc<dyn Entropy>) -> Self {
+        MemoryAuditKeys { entropy, keys: Mutex::default() }
+    }
+}
+
+#[async_trait]
+impl AuditKeys for MemoryAuditKeys {
+    async fn begin(&self) -> Result<Generation, AuditKeyError> {
+        let (mut id, mut key) = ([0; 16], Zeroizing::new([0; 32]));
+        self.entropy.fill(&mut id);
+        self.entropy.fill(key.as_mut());
+        self.keys.lock().insert(id, key.clone());
+        Ok(Generation { id, key })
+    }
+
+    async fn load(&self, id: [u8; 16]) -> Result<Zeroizing<[u8; 32]>, AuditKeyError> {
+        self.keys.lock().get(&id).cloned().ok_or(AuditKeyError::Destroyed)
+    }
+
+    fn derive(&self, label: &str) -> Zeroizing<[u8; 32]> {
+        Zeroizing::new(crate::token::sha256(label.as_bytes()))
+    }
+}
+
+fn cipher(key: &[u8; 32]) -> Result<LessSafeKey, AuditKeyError> {
+    UnboundKey::new(&AES_256_GCM, key).map(LessSafeKey::new).map_err(|_| AuditKeyError::Tampered)
+}
+
+/// One generation at work. Sealing takes no lock.
+pub(crate) struct Sealer {
+    id: [u8; 16],
+    key: LessSafeKey,
+    used: AtomicU64,
+}
+
+impl Sealer {
+    pub fn new(generation: &Generation) -> Result<Self, AuditKeyError> {
+        Ok(Sealer { id: generation.id, key: cipher(&generation.key)?, used: AtomicU64::new(0) })
+    }
+
+    /// `None` when the generation is used up.
+    pub fn seal(&self, plain: &[u8]) -> Option<Bytes> {
+        let count = self.used.fetch_add(1, Ordering::Relaxed);
+        if count >= RECORDS_MAX {
+            return None;
+        }
+        let mut nonce = [0; NONCE_LEN];
+        nonce[..8].copy_from_slice(&count.to_le_bytes());
+        let mut out = Vec::with_capacity(HEAD + plain.len() + 16);
+        out.push(FORMAT);
+        out.extend_from_slice(&self.id);
+        out.extend_from_slice(&nonce);
+        let mut body = plain.to_vec();
+        let bound = aad(&self.id);
+        self.key.seal_in_place_append_tag(Nonce::assume_unique_for_key(nonce), Aad::from(bound), &mut body).ok()?;
+        out.extend_from_slice(&body);
+        Some(out.into())
+    }
+}
+
+fn aad(id: &[u8; 16]) -> [u8; 28] {
+    let mut aad = *b"ward-audit-1................";
+    aad[12..].copy_from_slice(id);
+    aad
+}
+
+/// The generation of a sealed record.
+pub(crate) fn generation_of(sealed: &[u8]) -> Result<[u8; 16], AuditKeyError> {
+    match sealed {
+        [FORMAT, rest @ ..] if sealed.len() >= HEAD + 16 => {
+            let mut id = [0; 16];
+            id.copy_from_slice(&rest[..16]);
+            Ok(id)
+        }
+        _ => Err(AuditKeyError::Tampered),
+    }
+}
+
+/// Opens sealed records under keys once loaded.
+pub(crate) struct Opener {
+    keys: Arc<dyn AuditKeys>,
+    loaded: Mutex<HashMap<[u8; 16], Arc<LessSafeKey>>>,
+}
+
+impl Opener {
+    const KEYS_MAX: usize = 256;
+
+    pub fn new(keys: Arc<dyn AuditKeys>) -> Self {
+        Opener { keys, loaded: Mutex::default() }
+    }
+
+    pub async fn open(&self, sealed: &[u8]) -> Result<Vec<u8>, AuditKeyError> {
+        let id = generation_of(sealed)?;
+        let held = self.loaded.lock().get(&id).cloned();
+        let key = match held {
+            Some(key) => key,
+            None => {
+                let key = Arc::new(cipher(&*self.keys.load(id).await?)?);
+                let mut loaded = self.loaded.lock();
+                if loaded.len() >= Self::KEYS_MAX {
+                    loaded.clear();
+                }
+                loaded.insert(id, key.clone());
+                key
+            }
+        };
+        let mut nonce = [0; NONCE_LEN];
+        nonce.copy_from_slice(&sealed[17..HEAD]);
+        let mut body = sealed[HEAD..].to_vec();
+        let opened = key.open_in_place(Nonce::assume_unique_for_key(nonce), Aad::from(aad(&id)), &mut body);
+        let length = opened.map_err(|_| AuditKeyError::Tampered)?.len();
+        body.truncate(length);
+        Ok(body)
+    }
+}
+
+/// Keyed tokens and hashes of the audit log.
+pub(crate) struct Tokens {
+    patient: hmac::Key,
+    query: hmac::Key,
+}
+
+impl Tokens {
+    pub fn new(keys: &dyn AuditKeys) -> Self {
+        let key = |label| hmac::Key::new(hmac::HMAC_SHA256, &*keys.derive(label));
+        Tokens { patient: key("audit-token"), query: key("audit-query") }
+    }
+
+    /// HMAC of `domain|ordinal`: the same patient, the same token, for whoever has the node's secret.
+    pub fn patient(&self, domain: &DomainName, patient: u32) -> [u8; 16] {
+        half(&hmac::sign(&self.patient, format!("{domain}|{patient}").as_bytes()))
+    }
+
+    pub fn query(&self, text: &[u8]) -> [u8; 16] {
+        half(&hmac::sign(&self.query, text))
+    }
+}
+
+fn half(tag: &hmac::Tag) -> [u8; 16] {
+    let mut out = [0; 16];
+    out.copy_from_slice(&tag.as_ref()[..16]);
+    out
+}

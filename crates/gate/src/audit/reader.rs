@@ -1,0 +1,351 @@
+//! The reading end of the audit log: pages by filter, and who saw a patient. Under a permit for the audit log, and what
+//! is read comes [`Held`], so that reading the audit log is itself recorded.
+//!
+//! Records are scanned in chunks. Of each full chunk a summary stays in memory (times, principals, patients), so that
+//! the next question skips chunks without an answer. Summaries are bounded and rebuilt by scanning; nothing depends on
+//! them.
+//!
+//! Never here: the log's own proofs (see `ledger`), renderings as FHIR AuditEvent or syslog.
+
+use std::collections::{BTreeMap, HashMap, HashSet};
+use std::fmt;
+use std::hash::{DefaultHasher, Hash, Hasher};
+use std::sync::Arc;
+
+use base::{Clock, DomainName, Layer, Ordinal, Permit, PrincipalId, Read, Timestamp};
+use parking_lot::Mutex;
+use roaring::RoaringBitmap;
+use serde::Serialize;
+
+use crate::audit::keys::{AuditKeyError, Opener};
+use crate::audit::log::AuditLog;
+use crate::audit::record::AuditRecord;
+use crate::audit::target::{AuditSource, SourceError};
+use crate::gate::governance;
+use crate::release::Held;
+
+const CHUNK: u64 = 1024;
+/// Summaries kept: four million records.
+const SUMMARIES_MAX: usize = 4096;
+/// Lines of one page, and of one who-saw report.
+const LINES_MAX: usize = 10_000;
+/// Records looked at for one page; the next page goes on from there.
+const SCAN_MAX: u64 = 262_144;
+
+/// Which records are wanted; all conditions hold.
+#[derive(Debug, Clone, Default)]
+pub struct AuditFilter {
+    pub since: Option<Timestamp>,
+    /// Exclusive.
+    pub until: Option<Timestamp>,
+    pub principal: Option<PrincipalId>,
+    pub patient: Option<(DomainName, Ordinal)>,
+    pub decision: Option<u64>,
+    /// Emergency accesses only, for their review.
+    pub emergency: bool,
+}
+
+/// One record as people and programs read it.
+#[derive(Debug, Clone, PartialEq, Serialize)]
+pub struct AccessLine {
+    pub index: u64,
+    /// FHIR instant.
+    pub at: String,
+    pub principal: String,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub on_behalf: Option<String>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub from: Option<String>,
+    pub door: String,
+    pub action: String,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub purpose: Option<&'static str>,
+    pub emergency: bool,
+    pub domain: String,
+    pub layer: &'static str,
+    pub kinds: Vec<String>,
+    pub what: String,
+    pub outcome: &'static str,
+    pub rows: u64,
+    /// How many patients the response held.
+    pub patients: u64,
+    /// Hexadecimal, so that no reader rounds it.
+    pub decision: String,
+    pub policies: Vec<String>,
+    pub policy_version: String,
+    pub obligations: Vec<String>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub agreement: Option<String>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub job: Option<String>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub trace: Option<String>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub query_hash: Option<String>,
+}
+
+impl AccessLine {
+    fn new(index: u64, record: &AuditRecord) -> Self {
+        AccessLine {
+            index,
+            at: record.at.to_string(),
+            principal: record.principal.to_string(),
+            on_behalf: record.on_behalf.as_ref().map(PrincipalId::to_string),
+            from: record.from.map(|ip| ip.to_string()),
+            door: record.door.clone(),
+            action: record.action.clone(),
+            purpose: record.purpose.map(|purpose| purpose.code()),
+            emergency: record.emergency,
+            domain: record.domain.to_string(),
+            layer: record.layer.code(),
+            kinds: record.kinds.clone(),
+            what: record.what.clone(),
+            outcome: record.outcome.code(),
+            rows: record.rows,
+            patients: record.patients.len(),
+            decision: format!("{:016x}", record.decision),
+            policies: record.policies.clone(),
+            policy_version: format!("{:016x}", record.policy_version),
+            obligations: record.obligations.clone(),
+            agreement: record.agreement.clone(),
+            job: record.job.clone(),
+            trace: record.trace.map(|id| base::hex::encode(&id)),
+            query_hash: record.query_hash.map(|hash| base::hex::encode(&hash)),
+        }
+    }
+}
+
+/// One line for a person.
+impl fmt::Display for AccessLine {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let kinds = if self.kinds.is_empty() { "everything".to_owned() } else { self.kinds.join(", ") };
+        write!(f, "{} {} {} {kinds} of {}/{}", self.at, self.principal, self.action, self.domain, self.layer)?;
+        if let Some(person) = &self.on_behalf {
+            write!(f, " on behalf of {person}")?;
+        }
+        if let Some(purpose) = self.purpose {
+            write!(f, " for {purpose}")?;
+        }
+        if !self.door.is_empty() {
+            write!(f, " through {}", self.door)?;
+        }
+        if let Some(from) = &self.from {
+            write!(f, " from {from}")?;
+        }
+        write!(f, ": {}", self.outcome)?;
+        if self.rows > 0 {
+            write!(f, ", {} rows", self.rows)?;
+        }
+        if !self.policies.is_empty() {
+            write!(f, ", by {}", self.policies.join(" and "))?;
+        }
+        if self.emergency { f.write_str(", EMERGENCY") } else { Ok(()) }
+    }
+}
+
+/// A page of the log.
+#[derive(Debug, Clone, PartialEq, Serialize)]
+pub struct AuditPage {
+    pub lines: Vec<AccessLine>,
+    /// Where the next page begins; none at the end of the log.
+    pub next: Option<u64>,
+    /// Records in the log.
+    pub size: u64,
+    /// Records in this page's range that could not be opened: their key's retention ended, or they are damaged
+    /// (`ward-verify` tells which).
+    pub unreadable: u64,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum AuditReadError {
+    #[error("the permit is not for reading the audit log")]
+    NotCovered,
+    #[error(transparent)]
+    Source(#[from] SourceError),
+    #[error(transparent)]
+    Key(#[from] AuditKeyError),
+}
+
+/// What a full chunk is about.
+struct Summary {
+    from: Timestamp,
+    to: Timestamp,
+    principals: HashSet<u64>,
+    patients: HashMap<DomainName, RoaringBitmap>,
+    tokens: HashSet<[u8; 16]>,
+    emergency: bool,
+    unreadable: u64,
+}
+
+impl Summary {
+    fn of(records: &[(u64, AuditRecord)], unreadable: u64) -> Self {
+        let mut summary = Summary {
+            from: Timestamp(i64::MAX),
+            to: Timestamp(i64::MIN),
+            principals: HashSet::new(),
+            patients: HashMap::new(),
+            tokens: HashSet::new(),
+            emergency: false,
+            unreadable,
+        };
+        for (_, record) in records {
+            summary.from = summary.from.min(record.at);
+            summary.to = summary.to.max(record.at);
+            summary.principals.insert(hash(&record.principal));
+            if !record.patients.is_empty() {
+                *summary.patients.entry(record.domain.clone()).or_default() |= &record.patients;
+            }
+            summary.tokens.extend(record.patient_token);
+            summary.emergency |= record.emergency;
+        }
+        summary
+    }
+
+    fn may_hold(&self, filter: &AuditFilter, token: Option<&[u8; 16]>) -> bool {
+        filter.since.is_none_or(|since| self.to >= since)
+            && filter.until.is_none_or(|until| self.from < until)
+            && filter.principal.as_ref().is_none_or(|principal| self.principals.contains(&hash(principal)))
+            && (!filter.emergency || self.emergency)
+            && filter.patient.as_ref().is_none_or(|(domain, patient)| {
+                self.patients.get(domain).is_some_and(|set| set.contains(patient.0))
+                    || token.is_some_and(|token| self.tokens.contains(token))
+            })
+    }
+}
+
+fn hash(principal: &PrincipalId) -> u64 {
+    let mut hasher = DefaultHasher::new();
+    principal.hash(&mut hasher);
+    hasher.finish()
+}
+
+fn wanted(record: &AuditRecord, filter: &AuditFilter, token: Option<&[u8; 16]>) -> bool {
+    filter.since.is_none_or(|since| record.at >= since)
+        && filter.until.is_none_or(|until| record.at < until)
+        && filter.principal.as_ref().is_none_or(|principal| record.principal == *principal)
+        && filter.decision.is_none_or(|decision| record.decision == decision)
+        && (!filter.emergency || record.emergency)
+        && filter.patient.as_ref().is_none_or(|(domain, patient)| {
+            (record.domain == *domain && record.patients.contains(patient.0))
+                || (token.is_some() && record.patient_token.as_ref() == token)
+        })
+}
+
+/// Reads one audit target.
+pub struct AuditReader {
+    source: Arc<dyn AuditSource>,
+    audit: AuditLog,
+    opener: Opener,
+    clock: Arc<dyn Clock>,
+    summaries: Mutex<BTreeMap<u64, Arc<Summary>>>,
+}
+
+impl AuditReader {
+    pub(crate) fn new(source: Arc<dyn AuditSource>, audit: AuditLog, clock: Arc<dyn Clock>) -> Self {
+        let opener = Opener::new(audit.keys());
+        AuditReader { source, audit, opener, clock, summaries: Mutex::default() }
+    }
+
+    /// Records from an index on, oldest first, at most `max`. The page may be short before the log's end when few
+    /// records match: go on from `next`.
+    pub async fn page(
+        &self,
+        permit: &Permit<Read>,
+        filter: &AuditFilter,
+        from: u64,
+        max: usize,
+    ) -> Result<Held<AuditPage>, AuditReadError> {
+        self.check(permit)?;
+        let page = self.scan(filter, from, max.min(LINES_MAX), SCAN_MAX).await?;
+        Ok(Held::under(permit, page))
+    }
+
+    /// Everything that the log knows of one patient, oldest first: what went out, and what was tried. The page's `next`
+    /// is set only when there are more than ten thousand lines.
+    pub async fn who_saw(
+        &self,
+        permit: &Permit<Read>,
+        domain: &DomainName,
+        patient: Ordinal,
+    ) -> Result<Held<AuditPage>, AuditReadError> {
+        self.check(permit)?;
+        let filter = AuditFilter { patient: Some((domain.clone(), patient)), ..AuditFilter::default() };
+        let page = self.scan(&filter, 0, LINES_MAX, u64::MAX).await?;
+        Ok(Held::under(permit, page))
+    }
+
+    fn check(&self, permit: &Permit<Read>) -> Result<(), AuditReadError> {
+        let covers = permit.covers_kind(&governance(), Layer::Governance, "audit").is_ok();
+        if covers && permit.is_live(self.clock.now()) { Ok(()) } else { Err(AuditReadError::NotCovered) }
+    }
+
+    async fn scan(
+        &self,
+        filter: &AuditFilter,
+        from: u64,
+        lines_max: usize,
+        records_max: u64,
+    ) -> Result<AuditPage, AuditReadError> {
+        let size = self.source.size();
+        let token = filter.patient.as_ref().map(|(domain, patient)| self.audit.patient_token(domain, patient.0));
+        let mut page = AuditPage { lines: Vec::new(), next: None, size, unreadable: 0 };
+        let mut at = from;
+        while at < size {
+            if at - from >= records_max {
+                page.next = Some(at);
+                break;
+            }
+            let start = at - at % CHUNK;
+            let end = (start + CHUNK).min(size);
+            let known = self.summaries.lock().get(&start).cloned();
+            if let Some(known) = known.as_ref().filter(|known| !known.may_hold(filter, token.as_ref())) {
+                page.unreadable += known.unreadable;
+                at = end;
+                continue;
+            }
+            let (records, unreadable) = self.chunk(start, end).await?;
+            page.unreadable += unreadable;
+            for (index, record) in records.iter().filter(|(index, _)| *index >= at) {
+                if wanted(record, filter, token.as_ref()) {
+                    if page.lines.len() >= lines_max {
+                        page.next = Some(*index);
+                        return Ok(page);
+                    }
+                    page.lines.push(AccessLine::new(*index, record));
+                }
+            }
+            at = end;
+        }
+        Ok(page)
+    }
+
+    /// Records of `start..end`, and how many could not be opened. Keeps the summary of a full chunk.
+    async fn chunk(&self, start: u64, end: u64) -> Result<(Vec<(u64, AuditRecord)>, u64), AuditReadError> {
+        let mut records = Vec::new();
+        let mut unreadable = 0;
+        let mut at = start;
+        while at < end {
+            let source = self.source.clone();
+            let want = usize::try_from(end - at).unwrap_or(usize::MAX);
+            let read = tokio::task::spawn_blocking(move || source.read(at, want)).await;
+            let sealed = read.map_err(|_| SourceError("the reading task ended early; try again".to_owned()))??;
+            let Some((last, _)) = sealed.last() else { break };
+            at = last + 1;
+            for (index, sealed) in sealed {
+                match self.opener.open(&sealed).await.map(|plain| AuditRecord::decode(&plain)) {
+                    Ok(Ok(record)) => records.push((index, record)),
+                    Err(AuditKeyError::Outage) => return Err(AuditKeyError::Outage.into()),
+                    Ok(Err(_)) | Err(_) => unreadable += 1,
+                }
+            }
+        }
+        if end - start == CHUNK && at >= end {
+            let mut summaries = self.summaries.lock();
+            summaries.insert(start, Arc::new(Summary::of(&records, unreadable)));
+            if summaries.len() > SUMMARIES_MAX {
+                summaries.pop_first();
+            }
+        }
+        Ok((records, unreadable))
+    }
+}

@@ -1,0 +1,57 @@
+//! [`AuditKeys`] by the vault.
+
+use std::sync::Arc;
+
+use async_trait::async_trait;
+use base::{Clock, DomainName};
+use vault::{Holder, Kind, ObjectId, ObjectName, RetentionClass, Scope, Vault, VaultError};
+use zeroize::Zeroizing;
+
+use crate::audit::keys::{AuditKeyError, AuditKeys, Generation};
+
+/// Keys in the vault, in a scope of the audit log's own: erasing a patient does not erase who saw them.
+pub struct VaultAuditKeys {
+    vault: Vault,
+    clock: Arc<dyn Clock>,
+    domain: DomainName,
+    retention: RetentionClass,
+}
+
+impl VaultAuditKeys {
+    pub fn new(vault: Vault, clock: Arc<dyn Clock>, retention: RetentionClass) -> Self {
+        VaultAuditKeys { vault, clock, domain: crate::gate::governance(), retention }
+    }
+
+    fn name<'a>(&'a self) -> ObjectName<'a> {
+        ObjectName { domain: &self.domain, kind: Kind::Config, id: b"audit-generation", version: 1 }
+    }
+}
+
+fn key_error(error: VaultError) -> AuditKeyError {
+    match error {
+        VaultError::Destroyed | VaultError::NoSlot => AuditKeyError::Destroyed,
+        VaultError::Tampered => AuditKeyError::Tampered,
+        _ => AuditKeyError::Outage,
+    }
+}
+
+#[async_trait]
+impl AuditKeys for VaultAuditKeys {
+    async fn begin(&self) -> Result<Generation, AuditKeyError> {
+        let year = u16::try_from(self.clock.now().year()).unwrap_or(u16::MAX);
+        let scope =
+            Scope { domain: self.domain.clone(), holder: Holder::Shared, retention: self.retention.clone(), year };
+        let (id, key, slot) = self.vault.object_key(self.name(), &scope).await.map_err(key_error)?;
+        self.vault.put_slots(&[slot]).await.map_err(key_error)?;
+        Ok(Generation { id: id.0, key })
+    }
+
+    async fn load(&self, id: [u8; 16]) -> Result<Zeroizing<[u8; 32]>, AuditKeyError> {
+        self.vault.load_key(ObjectId(id), self.name()).await.map_err(key_error)
+    }
+
+    fn derive(&self, label: &str) -> Zeroizing<[u8; 32]> {
+        self.vault.derive(label)
+    }
+}
+

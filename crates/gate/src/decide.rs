@@ -1,0 +1,435 @@
+//! From a question to a permit: [`Gate::permit`]. Asks `policy` once per kind (from a cache where it can), narrows to
+//! patients, mints. Every refusal is durable in the audit log before it is answered.
+//!
+//! Never here: rules (see `policy`), sets (see `patients`), the response (see `release`).
+
+use std::fmt;
+use std::sync::Arc;
+
+use base::{
+    DataClass, DomainName, Grant, Layer, Manage, Mask, NotCovered, Ordinal, PatientSet, Permit, Purpose, Read,
+    Sensitivity, Write,
+};
+use policy::{Action, ContextFacts, Decision, Obligation, Request, ResourceFacts, RowRule};
+
+use crate::audit::record::{AuditRecord, Outcome};
+use crate::caller::{Caller, Origin, Outage};
+use crate::gate::Gate;
+
+/// An emergency lasts at most this long before it must be declared again.
+pub(crate) const EMERGENCY_TTL_MS: i64 = 4 * 3_600_000;
+/// A kind is a resource type, a product or a source; longer is none of them.
+const KIND_BYTES_MAX: usize = 64;
+const KINDS_MAX: usize = 256;
+
+mod sealed {
+    pub trait Sealed {}
+    impl Sealed for base::Read {}
+    impl Sealed for base::Write {}
+    impl Sealed for base::Manage {}
+}
+
+/// A right that a permit can give, and the actions that ask for it.
+pub trait Right: sealed::Sealed {
+    fn allows(action: Action) -> bool;
+}
+
+impl Right for Read {
+    fn allows(action: Action) -> bool {
+        use Action::*;
+        matches!(action, Read | Search | Export | Subscribe | BreakGlass | Query | AuditRead | ProofRead | MetadataRead)
+    }
+}
+
+impl Right for Write {
+    fn allows(action: Action) -> bool {
+        matches!(action, Action::Write | Action::Ingest | Action::Build)
+    }
+}
+
+impl Right for Manage {
+    fn allows(action: Action) -> bool {
+        matches!(action, Action::Manage | Action::Replay | Action::Check | Action::MintToken)
+    }
+}
+
+/// Which patients a request means to reach.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum Scope {
+    /// Whomever policy allows.
+    #[default]
+    All,
+    /// Only those of the caller's care team ("my patients").
+    CareTeam,
+    One(Ordinal),
+}
+
+/// What is known of a product that is asked for.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ProductLabels {
+    pub phi: bool,
+    pub classes: Vec<DataClass>,
+    pub sensitivity: Sensitivity,
+}
+
+/// Unknown is the worst case.
+impl Default for ProductLabels {
+    fn default() -> Self {
+        ProductLabels { phi: true, classes: Vec::new(), sensitivity: Sensitivity::NONE }
+    }
+}
+
+/// A question to the gate.
+#[derive(Debug, Clone)]
+pub struct Ask {
+    pub action: Action,
+    pub domain: DomainName,
+    pub layer: Layer,
+    /// Resource types, products, sources or what is managed. Empty: every kind of the layer.
+    pub kinds: Vec<String>,
+    /// Stated by the request; must agree with what the token or the registration binds.
+    pub purpose: Option<Purpose>,
+    /// Break-glass; the purpose becomes ETREAT.
+    pub emergency: bool,
+    pub scope: Scope,
+    pub product: ProductLabels,
+    pub origin: Origin,
+}
+
+impl Ask {
+    pub fn new(action: Action, domain: &DomainName, layer: Layer, origin: &Origin) -> Self {
+        Ask {
+            action,
+            domain: domain.clone(),
+            layer,
+            kinds: Vec::new(),
+            purpose: None,
+            emergency: false,
+            scope: Scope::All,
+            product: ProductLabels::default(),
+            origin: origin.clone(),
+        }
+    }
+
+    pub fn kind(mut self, kind: &str) -> Self {
+        self.kinds.push(kind.to_owned());
+        self
+    }
+
+    pub fn kinds<'a>(mut self, kinds: impl IntoIterator<Item = &'a str>) -> Self {
+        self.kinds.extend(kinds.into_iter().map(str::to_owned));
+        self
+    }
+
+    pub fn patient(mut self, patient: Ordinal) -> Self {
+        self.scope = Scope::One(patient);
+        self
+    }
+
+    pub fn care_team(mut self) -> Self {
+        self.scope = Scope::CareTeam;
+        self
+    }
+
+    pub fn stating(mut self, purpose: Option<Purpose>) -> Self {
+        self.purpose = purpose;
+        self
+    }
+
+    pub fn emergency(mut self) -> Self {
+        self.emergency = true;
+        self
+    }
+
+    pub fn product(mut self, labels: ProductLabels) -> Self {
+        self.product = labels;
+        self
+    }
+}
+
+/// What kind of no it is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum RefusalKind {
+    /// Authenticate again.
+    Expired,
+    /// Policy says no.
+    Forbidden,
+    /// The request contradicts itself; a door's mistake or a hostile client.
+    Invalid,
+    /// Something that decisions need is down. Not a missing right.
+    Unavailable,
+}
+
+/// A no, with its reasons. It is in the audit log unless that could not answer ([`RefusalKind::Unavailable`]).
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Refusal {
+    pub kind: RefusalKind,
+    /// Sentences for the user, without PHI.
+    pub reasons: Vec<Arc<str>>,
+    /// The policies that forbid; empty when nothing permits.
+    pub policies: Vec<Arc<str>>,
+    /// Id of the decision, as the audit record has it.
+    pub decision: u64,
+}
+
+impl Refusal {
+    pub(crate) fn new(kind: RefusalKind, reason: impl Into<Arc<str>>) -> Self {
+        Refusal { kind, reasons: vec![reason.into()], policies: Vec::new(), decision: 0 }
+    }
+}
+
+impl From<Outage> for Refusal {
+    fn from(outage: Outage) -> Self {
+        Refusal::new(RefusalKind::Unavailable, outage.to_string())
+    }
+}
+
+impl fmt::Display for Refusal {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.reasons.join("; "))
+    }
+}
+
+impl std::error::Error for Refusal {}
+
+impl Gate {
+    /// A permit for the right `R`, or a refusal that is durable in the audit log.
+    pub async fn permit<R: Right>(&self, caller: &Caller, ask: Ask) -> Result<Permit<R>, Refusal> {
+        let decision = self.next_decision();
+        let decided = self.decide::<R>(caller, &ask, decision);
+        match decided {
+            Ok(grant) => {
+                if ask.emergency {
+                    // The alarm goes out with the access, not after it: whoever is to be notified reads this record.
+                    let mut record = self.record_of_grant(caller, &ask, &grant);
+                    record.outcome = Outcome::Granted;
+                    if self.audit().append(vec![record]).await.is_err() {
+                        return Err(unavailable(decision));
+                    }
+                }
+                Ok(self.mint().mint(grant))
+            }
+            Err(mut refusal) => {
+                refusal.decision = decision;
+                let record = self.record_of_refusal(caller, &ask, &refusal);
+                match self.audit().append(vec![record]).await {
+                    Ok(_) => Err(refusal),
+                    Err(_) => Err(unavailable(decision)),
+                }
+            }
+        }
+    }
+
+    fn decide<R: Right>(&self, caller: &Caller, ask: &Ask, decision: u64) -> Result<Grant, Refusal> {
+        let now = self.now();
+        if now >= caller.expires {
+            return Err(Refusal::new(RefusalKind::Expired, "the sign-in has expired; ask for a new access token"));
+        }
+        if !R::allows(ask.action) {
+            let reason = "this action asks for another right than the door wants";
+            return Err(Refusal::new(RefusalKind::Invalid, reason));
+        }
+        check_kinds(&ask.kinds)?;
+        let purpose = purpose_of(caller, ask)?;
+        let answer = self.answer(caller, ask, purpose)?;
+        if !answer.allow {
+            let Decision { policies, reasons, .. } = answer;
+            return Err(Refusal { kind: RefusalKind::Forbidden, reasons, policies, decision });
+        }
+        self.grant(caller, ask, purpose, answer, decision)
+    }
+
+    /// One decision per kind, joined.
+    fn answer(&self, caller: &Caller, ask: &Ask, purpose: Option<Purpose>) -> Result<Decision, Refusal> {
+        let in_care_team = match ask.scope {
+            Scope::All => false,
+            Scope::CareTeam => true,
+            Scope::One(patient) => self.patients().is_own(&ask.domain, caller.principal(), patient)?,
+        };
+        let policies = self.policies();
+        let kinds: &[String] = if ask.kinds.is_empty() { &["*".to_owned()] } else { &ask.kinds };
+        let decide = |kind: &String| {
+            let request = Request {
+                principal: (*caller.facts).clone(),
+                action: ask.action,
+                resource: ResourceFacts {
+                    domain: ask.domain.clone(),
+                    layer: ask.layer,
+                    kind: kind.clone(),
+                    phi: ask.product.phi,
+                    one_patient: matches!(ask.scope, Scope::One(_)),
+                    in_care_team,
+                    classes: ask.product.classes.clone(),
+                    sensitivity: ask.product.sensitivity,
+                },
+                context: ContextFacts {
+                    purpose,
+                    emergency: ask.emergency,
+                    agreement: caller.agreement.clone(),
+                    network: ask.origin.network(),
+                    now: self.now(),
+                },
+            };
+            policies.decide(request.labels())
+        };
+        match kinds {
+            [kind] => Ok((*decide(kind)).clone()),
+            many => Ok(policy::merge(many.iter().map(|kind| (*decide(kind)).clone()))),
+        }
+    }
+
+    fn grant(
+        &self,
+        caller: &Caller,
+        ask: &Ask,
+        purpose: Option<Purpose>,
+        answer: Decision,
+        decision: u64,
+    ) -> Result<Grant, Refusal> {
+        let duties = Duties::of(&answer)?;
+        let mut rules = duties.rules;
+        if ask.scope == Scope::CareTeam {
+            rules.push(RowRule::CareTeam);
+        }
+        let mut patients = self.patients().resolve(&ask.domain, caller.principal(), rules)?;
+        if let Scope::One(patient) = ask.scope {
+            patients = patients.intersect(&PatientSet::one(patient));
+        }
+        let now = self.now();
+        let ttl_ms = if ask.emergency { self.permit_ttl_ms().min(EMERGENCY_TTL_MS) } else { self.permit_ttl_ms() };
+        Ok(Grant {
+            decision,
+            principal: caller.principal().clone(),
+            // What is not about patients needs no purpose of its own.
+            purpose: purpose.unwrap_or(Purpose::SystemAdministration),
+            domain: ask.domain.clone(),
+            layer: ask.layer,
+            kinds: ask.kinds.clone(),
+            patients,
+            sensitivity: Sensitivity(!duties.hidden.0),
+            masks: duties.masks,
+            rows_max: duties.rows_max,
+            group_min: duties.group_min,
+            policies: answer.policies.iter().map(|id| id.to_string()).collect(),
+            policy_version: self.policies().version(),
+            expires: caller.expires.min(now.plus_ms(ttl_ms)),
+        })
+    }
+
+    fn record_of_grant(&self, caller: &Caller, ask: &Ask, grant: &Grant) -> AuditRecord {
+        let mut record = self.record(caller, &ask.origin, grant.domain.clone(), grant.layer, Outcome::Granted);
+        record.decision = grant.decision;
+        record.policy_version = grant.policy_version;
+        record.purpose = Some(grant.purpose);
+        record.action = ask.action.code().to_owned();
+        record.kinds = ask.kinds.clone();
+        record.policies = grant.policies.clone();
+        record.obligations = crate::release::obligations_of(grant);
+        record.emergency = ask.emergency;
+        if let Scope::One(patient) = ask.scope {
+            record.patients.insert(patient.0);
+            record.patient_token = Some(self.audit().patient_token(&ask.domain, patient.0));
+        }
+        record
+    }
+
+    fn record_of_refusal(&self, caller: &Caller, ask: &Ask, refusal: &Refusal) -> AuditRecord {
+        let mut record = self.record(caller, &ask.origin, ask.domain.clone(), ask.layer, Outcome::Refused);
+        record.decision = refusal.decision;
+        record.policy_version = self.policies().version();
+        record.purpose = if ask.emergency { Some(Purpose::EmergencyTreatment) } else { caller.purpose };
+        record.action = ask.action.code().to_owned();
+        // What a client made up stays out of the log: only names that could be kinds are kept.
+        record.kinds = ask.kinds.iter().filter(|kind| is_kind(kind)).take(KINDS_MAX).cloned().collect();
+        record.policies = refusal.policies.iter().map(|id| id.to_string()).collect();
+        record.what = refusal.reasons.first().map(|reason| reason.to_string()).unwrap_or_default();
+        record.emergency = ask.emergency;
+        if let Scope::One(patient) = ask.scope {
+            record.patient_token = Some(self.audit().patient_token(&ask.domain, patient.0));
+        }
+        record
+    }
+}
+
+fn unavailable(decision: u64) -> Refusal {
+    let reason = "the audit log cannot record this, so the answer is no; try again shortly";
+    Refusal { decision, ..Refusal::new(RefusalKind::Unavailable, reason) }
+}
+
+fn is_kind(kind: &str) -> bool {
+    !kind.is_empty()
+        && kind.len() <= KIND_BYTES_MAX
+        && kind.bytes().all(|b| b.is_ascii_alphanumeric() || matches!(b, b'-' | b'_' | b'.'))
+}
+
+fn check_kinds(kinds: &[String]) -> Result<(), Refusal> {
+    if kinds.len() <= KINDS_MAX && kinds.iter().all(|kind| is_kind(kind)) {
+        return Ok(());
+    }
+    let reason = "what is asked for is not the name of a resource type, a product or a source";
+    Err(Refusal::new(RefusalKind::Invalid, reason))
+}
+
+/// The bound purpose. A request may state it again, and may only leave it for an emergency.
+fn purpose_of(caller: &Caller, ask: &Ask) -> Result<Option<Purpose>, Refusal> {
+    if ask.emergency {
+        return Ok(Some(Purpose::EmergencyTreatment));
+    }
+    match (caller.purpose, ask.purpose) {
+        (bound, None) => Ok(bound),
+        (Some(bound), Some(stated)) if bound == stated => Ok(Some(bound)),
+        _ => Err(Refusal::new(
+            RefusalKind::Forbidden,
+            "the request states another purpose than the access token is for; ask for a token with that purpose",
+        )),
+    }
+}
+
+/// Obligations sorted by who carries them out.
+struct Duties {
+    rules: Vec<RowRule>,
+    hidden: Sensitivity,
+    masks: Vec<Mask>,
+    rows_max: Option<u64>,
+    group_min: Option<u32>,
+}
+
+impl Duties {
+    fn of(answer: &Decision) -> Result<Duties, Refusal> {
+        let mut duties =
+            Duties { rules: vec![], hidden: Sensitivity::NONE, masks: vec![], rows_max: None, group_min: None };
+        for obliged in &answer.obligations {
+            match &obliged.what {
+                Obligation::Mask { class, method } => duties.masks.push(Mask {
+                    class: *class,
+                    method: method.clone(),
+                    policy: obliged.policy.to_string(),
+                    reason: obliged.reason.to_string(),
+                }),
+                Obligation::Rows(rule) => duties.rules.push(*rule),
+                Obligation::Hide(hidden) => duties.hidden = duties.hidden.with(*hidden),
+                Obligation::RowsMax(n) => duties.rows_max = Some(*n),
+                Obligation::GroupMin(n) => duties.group_min = Some(*n),
+                // Carried by the audit record: those who hold the role read it there.
+                Obligation::Notify(_) => {}
+                // A permit cannot carry a profile, and an obligation that nobody carries out is a no.
+                Obligation::DeIdentify(_) => {
+                    let reason = "this data may leave only through a de-identification profile, which this door lacks";
+                    return Err(Refusal {
+                        policies: vec![obliged.policy.clone()],
+                        ..Refusal::new(RefusalKind::Forbidden, reason)
+                    });
+                }
+            }
+        }
+        Ok(duties)
+    }
+}
+
+/// Used by `release` and by readers of permits.
+pub(crate) fn rows_within(grant: &Grant, rows: u64) -> Result<(), NotCovered> {
+    match grant.rows_max {
+        Some(max) if rows > max => Err(NotCovered("number of rows")),
+        _ => Ok(()),
+    }
+}
