@@ -23,6 +23,8 @@ pub trait Disk: Send + Sync {
     /// Puts whole files in place, making folders as needed. When this returns, all of them survive a power cut;
     /// a file never appears half written.
     fn publish(&self, files: &[(PathBuf, Vec<u8>)]) -> io::Result<()>;
+    /// When this returns, the names in the folder survive a power cut, also those that an earlier process made.
+    fn sync_folder(&self, folder: &Path) -> io::Result<()>;
     /// Removes a file, or a folder with all in it; no error when it is not there. May come back after a power cut.
     fn remove(&self, path: &Path) -> io::Result<()>;
     /// A sync or write failed in a way that must not be retried: the real disk ends the process.
@@ -39,7 +41,7 @@ pub trait DiskFile: Send + Sync {
     fn sync(&self) -> io::Result<()>;
     /// Cuts or grows (with zeros) the file. Durable only after `sync`.
     fn set_len(&self, bytes: u64) -> io::Result<()>;
-    fn len(&self) -> io::Result<u64>;
+    fn bytes(&self) -> io::Result<u64>;
 }
 
 /// The machine's file system.
@@ -108,6 +110,10 @@ impl Disk for RealDisk {
             sync_folder(folder)?;
         }
         Ok(())
+    }
+
+    fn sync_folder(&self, folder: &Path) -> io::Result<()> {
+        sync_folder(folder)
     }
 
     fn remove(&self, path: &Path) -> io::Result<()> {
@@ -184,7 +190,7 @@ impl DiskFile for RealFile {
         self.0.set_len(bytes)
     }
 
-    fn len(&self) -> io::Result<u64> {
+    fn bytes(&self) -> io::Result<u64> {
         Ok(self.0.metadata()?.len())
     }
 }

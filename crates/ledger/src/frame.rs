@@ -335,7 +335,7 @@ mod tests {
 
     #[test]
     fn the_largest_leaf_fits() {
-        assert!(LEAF_HEADER + PARTS_MAX * LEAF_PART <= LEAF_BYTES_MAX);
+        const { assert!(LEAF_HEADER + PARTS_MAX * LEAF_PART <= LEAF_BYTES_MAX) };
         let entry = prepared(&vec![vec![]; PARTS_MAX], &[], 1);
         assert!(Frame::parse(Frame::encode(0, 0, &[0; 32], &[&entry], "").bytes().clone()).is_some());
     }

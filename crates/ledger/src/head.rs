@@ -74,6 +74,10 @@ impl Head {
             disk.publish(&[(path.clone(), header.encode())]).map_err(LedgerError::io("write", &path))?;
             segments = scan::segments(&*disk, dir, &identity)?;
         }
+        // A process that died between a rename and the sync of its folder leaves a name that a power cut takes back.
+        for folder in [&dir.join("wal"), dir, dir.parent().unwrap_or(dir)] {
+            disk.sync_folder(folder).map_err(LedgerError::io("sync", folder))?;
+        }
         let listed = segments
             .iter()
             .map(|segment| Segment { first: segment.header.first(), end: segment.bytes })
@@ -177,13 +181,11 @@ impl Head {
 
     /// Closes the segment at its last frame and begins the next.
     fn roll(&mut self) -> Result<(), AppendError> {
-        if self.segment.allocated != self.segment.offset {
-            let cut = self.segment.file.set_len(self.segment.offset).and_then(|()| self.segment.file.sync());
-            if let Err(error) = cut {
-                return Err(self.poison("closing a segment", &error));
-            }
-            self.segment.allocated = self.segment.offset;
+        let cut = self.segment.file.set_len(self.segment.offset).and_then(|()| self.segment.file.sync());
+        if let Err(error) = cut {
+            return Err(self.poison("closing a segment", &error));
         }
+        self.segment.allocated = self.segment.offset;
         let header = SegmentHeader {
             origin_hash: self.identity.origin_hash(),
             sequence: self.state.sequence,

@@ -20,6 +20,8 @@ mod options;
 mod reader;
 mod scan;
 mod segment;
+#[cfg(any(test, feature = "sim"))]
+pub mod sim;
 mod tail;
 pub mod tiles;
 mod verify;
@@ -35,3 +37,5 @@ pub use verify::Verified;
 
 #[cfg(test)]
 mod log_tests;
+#[cfg(test)]
+mod sim_tests;

@@ -84,7 +84,7 @@ pub(crate) fn segments(disk: &dyn Disk, dir: &Path, identity: &Identity) -> Resu
 
 pub(crate) fn open_segment(disk: &dyn Disk, path: PathBuf, identity: &Identity) -> Result<SegmentFile, LedgerError> {
     let file = disk.open(&path).map_err(LedgerError::io("open", &path))?;
-    let bytes = file.len().map_err(LedgerError::io("read", &path))?;
+    let bytes = file.bytes().map_err(LedgerError::io("read", &path))?;
     if bytes < SEGMENT_HEADER as u64 {
         return Err(LedgerError::damaged("the segment's header is cut off", &path, bytes));
     }

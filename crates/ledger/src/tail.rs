@@ -91,6 +91,7 @@ impl Tail {
                 file,
             });
         }
+        self.sync_folders(&edge)?;
         // The bundle comes from the segments: they are the truth, and its beginning is written again with it.
         let begun = published.size - published.size % TILE_WIDTH as u64;
         let mut bundle = Vec::new();
@@ -104,6 +105,23 @@ impl Tail {
             return Err(LedgerError::damaged(what, &checkpoint_path(&self.dir), 0));
         }
         (self.edge, self.bundle, self.partial_at) = (Arc::new(edge), bundle, published.size);
+        Ok(())
+    }
+
+    /// Makes the folders at the edge durable: the process that made them may have died before it did.
+    fn sync_folders(&self, edge: &Edge) -> Result<(), LedgerError> {
+        let bundle = bundle_path(edge.size() / TILE_WIDTH as u64, TILE_WIDTH);
+        let tiles = (0..edge.levels()).map(|level| tile_path(level, edge.size() >> (8 * (level + 1)), TILE_WIDTH));
+        for name in tiles.chain([bundle]) {
+            for folder in self.dir.join(name).ancestors().skip(1).take_while(|folder| *folder != self.dir) {
+                match self.disk.sync_folder(folder) {
+                    Err(error) if error.kind() != std::io::ErrorKind::NotFound => {
+                        return Err(LedgerError::io("sync", folder)(error));
+                    }
+                    _ => {}
+                }
+            }
+        }
         Ok(())
     }
 
