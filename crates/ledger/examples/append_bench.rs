@@ -1,0 +1,133 @@
+//! Durable appends per second: `cargo run --release -p ledger --example append_bench -- [DIR] [SECONDS] [BYTES]`.
+//! Prints appends/s and the time to the acknowledgement at several numbers of waiting appenders, alone and in
+//! batches, beside the disk's own time for a write of 4 KiB with a sync. No peer is run here.
+
+use std::io::Write;
+use std::path::Path;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::{Duration, Instant};
+
+use base::{LogName, SystemClock};
+use ledger::{AppendError, Disk, Ed25519Signer, Log, LogOptions, NewEntry, RealDisk};
+
+type Failure = Box<dyn std::error::Error + Send + Sync>;
+
+/// Time of a 4 KiB overwrite with a data sync, in microseconds, sorted.
+fn sync_times(dir: &Path) -> Result<Vec<u64>, Failure> {
+    let path = dir.join("sync-probe");
+    RealDisk.publish(&[(path.clone(), vec![0; 1 << 20])])?;
+    let file = RealDisk.open(&path)?;
+    let mut times = Vec::new();
+    for i in 0..200u64 {
+        let begun = Instant::now();
+        file.write_at(&[i as u8; 4096], i % 256 * 4096)?;
+        file.sync()?;
+        times.push(begun.elapsed().as_micros() as u64);
+    }
+    RealDisk.remove(&path)?;
+    times.sort_unstable();
+    Ok(times)
+}
+
+fn at(sorted: &[u64], percent: usize) -> u64 {
+    sorted.get((sorted.len() * percent / 100).min(sorted.len().saturating_sub(1))).copied().unwrap_or(0)
+}
+
+struct Load {
+    appenders: usize,
+    /// Entries in one call.
+    batch: usize,
+    bytes: usize,
+    time: Duration,
+}
+
+/// Appends until the time is over; the times of the calls in microseconds, and how often the log was busy.
+async fn appender(log: Log, load: Arc<Load>, busy: Arc<AtomicU64>, until: Instant) -> Result<Vec<u64>, AppendError> {
+    let mut times = Vec::new();
+    let payload = bytes::Bytes::from(vec![0xa5; load.bytes]);
+    while Instant::now() < until {
+        let begun = Instant::now();
+        let answer = if load.batch == 1 {
+            log.append(NewEntry::one(payload.clone())).await.map(drop)
+        } else {
+            log.append_all(vec![NewEntry::one(payload.clone()); load.batch]).await.map(drop)
+        };
+        match answer {
+            Ok(()) => times.push(begun.elapsed().as_micros() as u64),
+            Err(AppendError::Busy { .. }) => {
+                busy.fetch_add(1, Ordering::Relaxed);
+                tokio::task::yield_now().await;
+            }
+            Err(error) => return Err(error),
+        }
+    }
+    Ok(times)
+}
+
+async fn run(dir: &Path, load: Load, out: &mut impl Write) -> Result<(), Failure> {
+    let dir = dir.join(format!("log-{}-{}", load.appenders, load.batch));
+    let signer = Ed25519Signer::from_seed("bench.test/log", &[1; 32]).ok_or("no signer")?;
+    let options = LogOptions { queue_max: 65_536, ..LogOptions::new("bench.test/log") };
+    let disk: Arc<dyn Disk> = Arc::new(RealDisk);
+    let name = LogName::parse("bench")?;
+    let log = Log::open(disk.clone(), &dir, name, options, Arc::new(signer), Arc::new(SystemClock))?;
+    let (load, busy) = (Arc::new(load), Arc::new(AtomicU64::new(0)));
+    let begun = Instant::now();
+    let until = begun + load.time;
+    let tasks: Vec<_> =
+        (0..load.appenders).map(|_| tokio::spawn(appender(log.clone(), load.clone(), busy.clone(), until))).collect();
+    let mut times = Vec::new();
+    for task in tasks {
+        times.extend(task.await??);
+    }
+    let took = begun.elapsed();
+    let tail = Instant::now();
+    let size = log.size();
+    log.subscribe_published().wait_for(|published| *published >= size).await?;
+    let tail = tail.elapsed();
+    times.sort_unstable();
+    let verified = Instant::now();
+    let frames = log.verify()?.frames;
+    let per_second = |n: u64, time: Duration| (n as f64 / time.as_secs_f64()) as u64;
+    writeln!(
+        out,
+        "{:>9} {:>6} {:>12} {:>9} {:>9} {:>11} {:>7} {:>9} {:>13}",
+        load.appenders,
+        load.batch,
+        per_second(size, took),
+        at(&times, 50),
+        at(&times, 99),
+        size / frames.max(1),
+        busy.load(Ordering::Relaxed),
+        tail.as_millis(),
+        per_second(size, verified.elapsed()),
+    )?;
+    log.close().await;
+    disk.remove(&dir)?;
+    Ok(())
+}
+
+#[tokio::main(flavor = "multi_thread")]
+async fn main() -> Result<(), Failure> {
+    let mut args = std::env::args().skip(1);
+    let dir = args.next().unwrap_or_else(|| "target/append-bench".to_owned());
+    let time = Duration::from_secs(args.next().map_or(Ok(5), |text| text.parse())?);
+    let bytes = args.next().map_or(Ok(200), |text| text.parse())?;
+    let dir = Path::new(&dir);
+    let syncs = sync_times(dir)?;
+    let mut out = std::io::stdout();
+    let cores = std::thread::available_parallelism()?;
+    writeln!(
+        out,
+        "{cores} cores, entries of {bytes} bytes, sync on, 4 KiB write and sync: p50 {} µs, p99 {} µs, {} s each",
+        at(&syncs, 50),
+        at(&syncs, 99),
+        time.as_secs()
+    )?;
+    writeln!(out, "appenders  batch    appends/s    p50 µs    p99 µs  per frame    busy   tail ms    verified/s")?;
+    for (appenders, batch) in [(1, 1), (8, 1), (64, 1), (1_024, 1), (8_192, 1), (8, 100), (4, 1_000)] {
+        run(dir, Load { appenders, batch, bytes, time }, &mut out).await?;
+    }
+    Ok(())
+}
