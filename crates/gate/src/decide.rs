@@ -8,7 +8,7 @@ use std::sync::Arc;
 
 use base::{
     DataClass, DomainName, Grant, Layer, Manage, Mask, NotCovered, Ordinal, PatientSet, Permit, Purpose, Read,
-    Sensitivity, Write,
+    Sensitivity, SourceName, Write,
 };
 use policy::{Action, ContextFacts, Decision, Obligation, Request, ResourceFacts, RowRule};
 
@@ -92,7 +92,11 @@ pub struct Ask {
     /// Break-glass; the purpose becomes ETREAT.
     pub emergency: bool,
     pub scope: Scope,
+    /// The domain that numbers the patients, for a product built from another domain's records.
+    pub patients_of: Option<DomainName>,
     pub product: ProductLabels,
+    /// See [`Ask::through`].
+    pub journal: Option<SourceName>,
     pub origin: Origin,
 }
 
@@ -106,7 +110,9 @@ impl Ask {
             purpose: None,
             emergency: false,
             scope: Scope::All,
+            patients_of: None,
             product: ProductLabels::default(),
+            journal: None,
             origin: origin.clone(),
         }
     }
@@ -131,8 +137,25 @@ impl Ask {
         self
     }
 
+    /// The product's patients are numbered by this domain; the default is the domain asked for.
+    pub fn patients_of(mut self, domain: &DomainName) -> Self {
+        self.patients_of = (*domain != self.domain).then(|| domain.clone());
+        self
+    }
+
+    pub(crate) fn patient_domain(&self) -> &DomainName {
+        self.patients_of.as_ref().unwrap_or(&self.domain)
+    }
+
     pub fn stating(mut self, purpose: Option<Purpose>) -> Self {
         self.purpose = purpose;
+        self
+    }
+
+    /// For writes through an API: they are decided on the resource types they write, and the permit is for the journal
+    /// entry that carries them, as this source.
+    pub fn through(mut self, source: &SourceName) -> Self {
+        self.journal = Some(source.clone());
         self
     }
 
@@ -230,6 +253,9 @@ impl Gate {
             return Err(Refusal::new(RefusalKind::Invalid, reason));
         }
         check_kinds(&ask.kinds)?;
+        if ask.journal.is_some() && (ask.action, ask.layer) != (Action::Write, Layer::Silver) {
+            return Err(Refusal::new(RefusalKind::Invalid, "only a write of resources goes through a journal"));
+        }
         let purpose = purpose_of(caller, ask)?;
         let answer = self.answer(caller, ask, purpose)?;
         if !answer.allow {
@@ -244,7 +270,7 @@ impl Gate {
         let in_care_team = match ask.scope {
             Scope::All => false,
             Scope::CareTeam => true,
-            Scope::One(patient) => self.patients().is_own(&ask.domain, caller.principal(), patient)?,
+            Scope::One(patient) => self.patients().is_own(ask.patient_domain(), caller.principal(), patient)?,
         };
         let policies = self.policies();
         let kinds: &[String] = if ask.kinds.is_empty() { &["*".to_owned()] } else { &ask.kinds };
@@ -291,9 +317,16 @@ impl Gate {
         if ask.scope == Scope::CareTeam {
             rules.push(RowRule::CareTeam);
         }
-        let mut patients = self.patients().resolve(&ask.domain, caller.principal(), rules)?;
+        let mut patients = self.patients().resolve(ask.patient_domain(), caller.principal(), rules)?;
         if let Scope::One(patient) = ask.scope {
             patients = patients.intersect(&PatientSet::one(patient));
+        }
+        let (layer, kinds) = match &ask.journal {
+            Some(source) => (Layer::Bronze, vec![source.to_string()]),
+            None => (ask.layer, ask.kinds.clone()),
+        };
+        if let Some(domain) = &ask.patients_of {
+            self.remember_patients_of(decision, domain);
         }
         let now = self.now();
         let ttl_ms = if ask.emergency { self.permit_ttl_ms().min(EMERGENCY_TTL_MS) } else { self.permit_ttl_ms() };
@@ -303,8 +336,8 @@ impl Gate {
             // What is not about patients needs no purpose of its own.
             purpose: purpose.unwrap_or(Purpose::SystemAdministration),
             domain: ask.domain.clone(),
-            layer: ask.layer,
-            kinds: ask.kinds.clone(),
+            layer,
+            kinds,
             patients,
             sensitivity: Sensitivity(!duties.hidden.0),
             masks: duties.masks,
@@ -326,9 +359,10 @@ impl Gate {
         record.policies = grant.policies.clone();
         record.obligations = crate::release::obligations_of(grant);
         record.emergency = ask.emergency;
+        record.patients_of = ask.patients_of.clone();
         if let Scope::One(patient) = ask.scope {
             record.patients.insert(patient.0);
-            record.patient_token = Some(self.audit().patient_token(&ask.domain, patient.0));
+            record.patient_token = Some(self.audit().patient_token(ask.patient_domain(), patient.0));
         }
         record
     }
@@ -344,8 +378,9 @@ impl Gate {
         record.policies = refusal.policies.iter().map(|id| id.to_string()).collect();
         record.what = refusal.reasons.first().map(|reason| reason.to_string()).unwrap_or_default();
         record.emergency = ask.emergency;
+        record.patients_of = ask.patients_of.clone();
         if let Scope::One(patient) = ask.scope {
-            record.patient_token = Some(self.audit().patient_token(&ask.domain, patient.0));
+            record.patient_token = Some(self.audit().patient_token(ask.patient_domain(), patient.0));
         }
         record
     }

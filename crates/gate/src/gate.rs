@@ -88,6 +88,8 @@ struct Inner {
     failures: Mutex<Failures>,
     clock: Arc<dyn Clock>,
     decisions: AtomicU64,
+    /// Decisions over patients that another domain numbers. One that is forgotten here releases no patient.
+    patients_of: Cache<u64, DomainName>,
     permit_ttl_ms: i64,
 }
 
@@ -113,6 +115,7 @@ impl Gate {
             failures: Mutex::default(),
             clock: parts.clock,
             decisions: AtomicU64::new(u64::from_le_bytes(first)),
+            patients_of: Cache::new(DECISIONS_MAX),
             // A permit lives as long as a request may.
             permit_ttl_ms: i64::try_from(parts.limits.http_request_timeout_ms).unwrap_or(i64::MAX),
         }))
@@ -254,6 +257,15 @@ impl Gate {
 
     pub(crate) fn patients(&self) -> &Resolver {
         &self.0.patients
+    }
+
+    pub(crate) fn remember_patients_of(&self, decision: u64, domain: &DomainName) {
+        self.0.patients_of.insert(decision, domain.clone());
+    }
+
+    /// The domain that numbers a grant's patients, when it is not the grant's own.
+    pub(crate) fn patients_of(&self, decision: u64) -> Option<DomainName> {
+        self.0.patients_of.get(&decision)
     }
 
     pub(crate) fn permit_ttl_ms(&self) -> i64 {

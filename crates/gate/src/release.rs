@@ -187,8 +187,10 @@ impl Gate {
         for (domain, patients) in &access.patients {
             // Several permits for one domain: each patient must be within one of them.
             let mut left = patients.clone();
-            for grant in access.grants.iter().filter(|grant| grant.domain == *domain) {
-                left = beyond(&left, &grant.patients);
+            for grant in &access.grants {
+                if *domain == self.patients_of(grant.decision).unwrap_or_else(|| grant.domain.clone()) {
+                    left = beyond(&left, &grant.patients);
+                }
             }
             if !left.is_empty() {
                 return Err(NotCovered("patient").into());
@@ -211,12 +213,14 @@ impl Gate {
         record.query_hash = access.query_hash;
         record.job = access.job.clone();
         record.emergency = access.emergency;
-        if let Some((_, patients)) = access.patients.iter().find(|(domain, _)| *domain == grant.domain) {
+        record.patients_of = self.patients_of(grant.decision);
+        let numbered_by = record.patient_domain().clone();
+        if let Some((_, patients)) = access.patients.iter().find(|(domain, _)| *domain == numbered_by) {
             record.patients = patients.clone();
             if patients.len() == 1
                 && let Some(patient) = patients.min()
             {
-                record.patient_token = Some(self.audit().patient_token(&grant.domain, patient));
+                record.patient_token = Some(self.audit().patient_token(&numbered_by, patient));
             }
         }
         record

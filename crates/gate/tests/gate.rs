@@ -174,14 +174,14 @@ async fn no_policy_no_permit_and_the_refusal_is_on_record() {
     let log = text(&world.audit(0, &AuditFilter::default()).await);
     assert!(!log.contains("Everywoman"));
     expect![[r#"
-        2026-09-21T14:13:20.000Z dr-lee read Patient of ehr/silver through fhir from 10.0.0.7: refused, by ward:purpose
-        2026-09-21T14:13:20.000Z dr-lee read Patient of ehr/silver for HRESCH through fhir from 10.0.0.7: refused
-        2026-09-21T14:13:20.000Z an-alyst read Patient of ehr/silver for HOPERAT through fhir from 10.0.0.7: refused
-        2026-09-21T14:13:20.000Z ad-min read Patient of ehr/silver for TREAT through fhir from 10.0.0.7: refused, by administrator-sees-no-phi
-        2026-09-21T14:13:20.000Z dr-lee read Patient of ehr/silver for TREAT through fhir from 10.0.0.7: refused
-        2026-09-21T14:13:20.000Z dr-lee read everything of ehr/silver for TREAT through fhir from 10.0.0.7: refused
-        2026-09-21T14:13:20.000Z dr-lee read Patient of ehr/silver for TREAT through fhir from 10.0.0.7: refused
-        2026-09-21T14:13:20.000Z dr-lee read Patient of ehr/silver for TREAT through fhir from 10.0.0.7: refused
+        2026-09-21T14:13:20.000Z dr-lee read Patient of ehr/silver through fhir from 10.0.0.7: refused (patient data needs a purpose of use, and neither the token nor the client's registration gives one), by ward:purpose
+        2026-09-21T14:13:20.000Z dr-lee read Patient of ehr/silver for HRESCH through fhir from 10.0.0.7: refused (no policy lets physician read a record of ehr for HRESCH)
+        2026-09-21T14:13:20.000Z an-alyst read Patient of ehr/silver for HOPERAT through fhir from 10.0.0.7: refused (no policy lets analyst read a record of ehr for HOPERAT)
+        2026-09-21T14:13:20.000Z ad-min read Patient of ehr/silver for TREAT through fhir from 10.0.0.7: refused (administrators run the system and see no patient data), by administrator-sees-no-phi
+        2026-09-21T14:13:20.000Z dr-lee read Patient of ehr/silver for TREAT through fhir from 10.0.0.7: refused (the request states another purpose than the access token is for; ask for a token with that purpose)
+        2026-09-21T14:13:20.000Z dr-lee read everything of ehr/silver for TREAT through fhir from 10.0.0.7: refused (what is asked for is not the name of a resource type, a product or a source)
+        2026-09-21T14:13:20.000Z dr-lee read Patient of ehr/silver for TREAT through fhir from 10.0.0.7: refused (this action asks for another right than the door wants)
+        2026-09-21T14:13:20.000Z dr-lee read Patient of ehr/silver for TREAT through fhir from 10.0.0.7: refused (this action asks for another right than the door wants)
     "#]].assert_eq(&log);
 }
 
@@ -378,6 +378,44 @@ async fn feeds_send_as_themselves() {
 }
 
 #[tokio::test]
+async fn a_write_is_decided_on_its_types_and_permitted_for_the_journal() {
+    let world = World::new().await;
+    let (lee, ehr) = (world.lee().await, domain("ehr"));
+    let fhir = SourceName::parse("fhir").unwrap();
+    let ask = |layer| Ask::new(Action::Write, &ehr, layer, &origin()).kind("Observation").through(&fhir);
+    let permit = world.gate.permit::<Write>(&lee, ask(Layer::Silver)).await.unwrap();
+    assert!(permit.covers_kind(&ehr, Layer::Bronze, "fhir").is_ok());
+    assert!(permit.covers_kind(&ehr, Layer::Silver, "Observation").is_err());
+    assert_eq!(world.gate.permit::<Write>(&lee, ask(Layer::Gold)).await.unwrap_err().kind, RefusalKind::Invalid);
+    world.enroll("cl-erk", Role::RegistrationClerk);
+    let clerk = world.caller("cl-erk", Role::RegistrationClerk, Some(Purpose::Operations)).await;
+    assert!(world.gate.permit::<Write>(&clerk, ask(Layer::Silver)).await.is_err());
+    assert!(world.gate.permit::<Write>(&clerk, ask(Layer::Silver).kinds(["Patient"])).await.is_err());
+    let patient = Ask::new(Action::Write, &ehr, Layer::Silver, &origin()).kind("Patient").through(&fhir);
+    assert!(world.gate.permit::<Write>(&clerk, patient).await.is_ok());
+}
+
+#[tokio::test]
+async fn a_product_of_another_domains_patients_keeps_their_restrictions() {
+    let world = World::new().await;
+    let (ehr, research) = (domain("ehr"), domain("research"));
+    world.patients.restrict(&ehr, [3]);
+    let analyst = world.caller("an-alyst", Role::Analyst, Some(Purpose::Operations)).await;
+    let ask = Ask::new(Action::Query, &research, Layer::Gold, &origin()).kind("cohort").patients_of(&ehr);
+    let permit = world.gate.permit::<Read>(&analyst, ask).await.unwrap();
+    assert!(permit.covers_kind(&research, Layer::Gold, "cohort").is_ok());
+    assert!(permit.grant().patients.contains(Ordinal(2)) && !permit.grant().patients.contains(Ordinal(3)));
+    let access = |domain, patient| Access::of(&permit, Action::Query, &origin()).patients(domain, [patient]);
+    assert!(world.gate.release(&analyst, access(&ehr, 3)).await.is_err());
+    assert!(world.gate.release(&analyst, access(&research, 2)).await.is_err());
+    assert!(world.gate.release(&analyst, access(&ehr, 2)).await.is_ok());
+    let filter =
+        |domain: &DomainName| AuditFilter { patient: Some((domain.clone(), Ordinal(2))), ..AuditFilter::default() };
+    assert_eq!(world.audit(0, &filter(&ehr)).await.lines.len(), 1);
+    assert_eq!(world.audit(0, &filter(&research)).await.lines.len(), 0);
+}
+
+#[tokio::test]
 async fn workers_have_what_the_table_says() {
     let world = World::new().await;
     let ehr = domain("ehr");
@@ -404,7 +442,8 @@ async fn workers_have_what_the_table_says() {
         ship: bronze r
         ward: governance rw
         stranger: 
-    "#]].assert_eq(&table);
+    "#]]
+    .assert_eq(&table);
     assert!(world.gate.node_permit::<Manage>("refine", &ehr, Layer::Governance).is_err());
 }
 
@@ -444,7 +483,7 @@ async fn who_saw_a_patient() {
     expect![[r#"
         2026-09-21T14:13:20.000Z dr-lee search Patient of ehr/silver for TREAT through fhir from 10.0.0.7: served, 1 rows, by care-in-own-domain
         2026-09-21T14:13:20.000Z dr-lee search Patient of ehr/silver for TREAT through fhir from 10.0.0.7: served, 3 rows, by care-in-own-domain
-        2026-09-21T14:13:20.000Z an-alyst read Patient of ehr/silver for HOPERAT through fhir from 10.0.0.7: refused
+        2026-09-21T14:13:20.000Z an-alyst read Patient of ehr/silver for HOPERAT through fhir from 10.0.0.7: refused (no policy lets analyst read a record of ehr for HOPERAT)
         2026-09-21T14:13:20.000Z dr-lee read Patient of ehr/silver for ETREAT through fhir from 10.0.0.7: granted, by break-glass, EMERGENCY
     "#]].assert_eq(&answers[0]);
     let held = reader.who_saw(&permit, &lab, Ordinal(1)).await.unwrap();

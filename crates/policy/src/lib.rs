@@ -51,7 +51,8 @@ pub fn starter() -> &'static [(&'static str, &'static str)] {
     ]
 }
 
-/// The Cedar schema that policies are checked against, for editors and for `ward check --schema`.
+/// The Cedar schema that policies are checked against; `ward init` writes it beside them, for readers and editors, as
+/// `policies/ward.cedarschema`. The built-in one is what counts.
 pub fn schema_text() -> &'static str {
     load::SCHEMA
 }

@@ -161,13 +161,14 @@ impl<'a> File<'a> {
             let line = label.map_or(own, |label| line(self.text, label.offset()));
             // Cedar names a policy by its place in the file; a person knows it by its `@id`.
             let what = one_line(&error.to_string());
-            let prefix = format!("for policy `{}`, ", error.policy_id());
-            let what = what.strip_prefix(&prefix).unwrap_or(&what);
+            let prefix = format!("for policy `{}`", error.policy_id());
+            let what =
+                what.strip_prefix(&prefix).map_or(what.as_str(), |rest| rest.trim_start_matches([',', ':', ' ']));
             let help = error.help().map(|help| one_line(&help.to_string()));
             problems.push(self.at(
                 line,
                 what,
-                help.unwrap_or_else(|| "see the schema: `ward check --schema`".to_owned()),
+                help.unwrap_or_else(|| "the vocabulary stands in policies/ward.cedarschema".to_owned()),
             ));
         }
     }

@@ -5,6 +5,7 @@ use expect_test::{Expect, expect};
 use policy::{
     Action, Agreement, ContextFacts, Decision, Engine, Network, PrincipalFacts, PrincipalKind, Request, ResourceFacts,
 };
+use proptest::prelude::*;
 
 const NOW: Timestamp = Timestamp(1_790_000_000_000);
 
@@ -109,7 +110,6 @@ fn truth_table(engine: &Engine) -> String {
 fn the_starting_policies_are_this_table_and_nothing_more() {
     expect![[r#"
         physician
-          write bronze/adt-main: TREAT by care-writes-in-own-domain
           read silver/Patient: TREAT by care-in-own-domain, ETREAT by break-glass
           search silver/Patient: TREAT by care-in-own-domain, ETREAT by break-glass
           write silver/Patient: TREAT by care-writes-in-own-domain
@@ -128,7 +128,6 @@ fn the_starting_policies_are_this_table_and_nothing_more() {
           read gold/patients: TREAT by care-reads-products
           query gold/patients: TREAT by care-reads-products
         nurse
-          write bronze/adt-main: TREAT by care-writes-in-own-domain
           read silver/Patient: TREAT by care-in-own-domain
           search silver/Patient: TREAT by care-in-own-domain
           write silver/Patient: TREAT by care-writes-in-own-domain
@@ -144,7 +143,6 @@ fn the_starting_policies_are_this_table_and_nothing_more() {
           read gold/patients: TREAT by care-reads-products
           query gold/patients: TREAT by care-reads-products
         care-team-app
-          write bronze/adt-main: TREAT by care-team-app-writes
           read silver/Patient: TREAT by care-team-app
           search silver/Patient: TREAT by care-team-app
           write silver/Patient: TREAT by care-team-app
@@ -158,7 +156,6 @@ fn the_starting_policies_are_this_table_and_nothing_more() {
           write silver/*: TREAT by care-team-app
           subscribe silver/*: TREAT by care-team-app
         lab-technician
-          write bronze/adt-main: TREAT by care-writes-in-own-domain
           read silver/Patient: TREAT by care-in-own-domain
           search silver/Patient: TREAT by care-in-own-domain
           write silver/Patient: TREAT by care-writes-in-own-domain
@@ -174,7 +171,6 @@ fn the_starting_policies_are_this_table_and_nothing_more() {
           read gold/patients: TREAT by care-reads-products
           query gold/patients: TREAT by care-reads-products
         radiologist
-          write bronze/adt-main: TREAT by care-writes-in-own-domain
           read silver/Patient: TREAT by care-in-own-domain
           search silver/Patient: TREAT by care-in-own-domain
           write silver/Patient: TREAT by care-writes-in-own-domain
@@ -190,7 +186,6 @@ fn the_starting_policies_are_this_table_and_nothing_more() {
           read gold/patients: TREAT by care-reads-products
           query gold/patients: TREAT by care-reads-products
         pharmacist
-          write bronze/adt-main: TREAT by care-writes-in-own-domain
           read silver/Patient: TREAT by care-in-own-domain
           search silver/Patient: TREAT by care-in-own-domain
           write silver/Patient: TREAT by care-writes-in-own-domain
@@ -353,6 +348,16 @@ fn refusals_say_why() {
     "#]].assert_eq(&lines);
 }
 
+const PRICES: &[&str] = &[
+    "",
+    "mask(name, null)",
+    "mask(birth-date, year-only)",
+    "mask(birth-date, age-band); rows-max(5)",
+    "rows(care-team); hide(part2)",
+    "rows(not-restricted); rows-max(3)",
+    "group-min(11); hide(hiv)",
+];
+
 const OPEN: &str = r#"
 @id("open") @reason("open to all")
 permit (principal, action == Action::"read", resource is Record);
@@ -424,6 +429,38 @@ fn the_rules_of_deciding() {
     }
 }
 
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(64))]
+
+    /// Whatever stands in the files: a further forbid, global or of the domain, never turns a no into a yes and never
+    /// takes an obligation away.
+    #[test]
+    fn a_forbid_only_tightens(
+        permits in proptest::collection::vec(0..PRICES.len(), 0..4),
+        forbids in proptest::collection::vec(0..PRICES.len(), 0..3),
+        added in 0..PRICES.len(),
+        by_domain: bool,
+    ) {
+        let many = |kind: &str, prices: &[usize]| -> String {
+            prices.iter().enumerate().map(|(n, price)| policy_text(&format!("{kind}-{n}"), kind, PRICES[*price])).collect()
+        };
+        let base = many("permit", &permits) + &many("forbid", &forbids);
+        let more = policy_text("added", "forbid", PRICES[added]);
+        let path = if by_domain { "domains/ehr/policies/a.cedar" } else { "policies/b.cedar" };
+        let before = decide(&[("policies/a.cedar", &base)], "ehr");
+        let after = decide(&[("policies/a.cedar", &base), (path, &more)], "ehr");
+        prop_assert!(before.allow || !after.allow);
+        prop_assert_eq!(before.allow, !permits.is_empty() && !forbids.iter().any(|price| PRICES[*price].is_empty()));
+        if after.allow {
+            prop_assert!(policy::obligation::weight(&before.obligations) <= policy::obligation::weight(&after.obligations));
+            for held in &before.obligations {
+                let kept = std::mem::discriminant(&held.what);
+                prop_assert!(after.obligations.iter().any(|now| std::mem::discriminant(&now.what) == kept));
+            }
+        }
+    }
+}
+
 #[test]
 fn a_domain_tightens_only_itself() {
     let tight = policy_text("tight", "forbid", "");
@@ -478,7 +515,7 @@ fn errors_read_like_a_compilers() {
         "policies/a.cedar",
         doctor,
         expect![[r#"
-            policies/a.cedar:4: for policy `policy0`: entity `Role::"doctor"` is of an enumerated entity type, but `"doctor"` is not declared as a valid eid
+            policies/a.cedar:4: entity `Role::"doctor"` is of an enumerated entity type, but `"doctor"` is not declared as a valid eid
               help: valid entity eids: "physician", "nurse", "care-team-app", "lab-technician", "radiologist", "pharmacist", "registration-clerk", "data-engineer", "analyst", "researcher", "privacy-officer", "auditor", "administrator", "feed", "node"
             policies/a.cedar:5: attribute `knid` on entity type `Record` not found
               help: did you mean `kind`?

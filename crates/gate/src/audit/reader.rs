@@ -19,7 +19,7 @@ use serde::Serialize;
 
 use crate::audit::keys::{AuditKeyError, Opener};
 use crate::audit::log::AuditLog;
-use crate::audit::record::AuditRecord;
+use crate::audit::record::{AuditRecord, Outcome};
 use crate::audit::target::{AuditSource, SourceError};
 use crate::gate::governance;
 use crate::release::Held;
@@ -133,6 +133,9 @@ impl fmt::Display for AccessLine {
             write!(f, " from {from}")?;
         }
         write!(f, ": {}", self.outcome)?;
+        if self.outcome == Outcome::Refused.code() && !self.what.is_empty() {
+            write!(f, " ({})", self.what)?;
+        }
         if self.rows > 0 {
             write!(f, ", {} rows", self.rows)?;
         }
@@ -193,7 +196,7 @@ impl Summary {
             summary.to = summary.to.max(record.at);
             summary.principals.insert(hash(&record.principal));
             if !record.patients.is_empty() {
-                *summary.patients.entry(record.domain.clone()).or_default() |= &record.patients;
+                *summary.patients.entry(record.patient_domain().clone()).or_default() |= &record.patients;
             }
             summary.tokens.extend(record.patient_token);
             summary.emergency |= record.emergency;
@@ -226,7 +229,7 @@ fn wanted(record: &AuditRecord, filter: &AuditFilter, token: Option<&[u8; 16]>) 
         && filter.decision.is_none_or(|decision| record.decision == decision)
         && (!filter.emergency || record.emergency)
         && filter.patient.as_ref().is_none_or(|(domain, patient)| {
-            (record.domain == *domain && record.patients.contains(patient.0))
+            (record.patient_domain() == domain && record.patients.contains(patient.0))
                 || (token.is_some() && record.patient_token.as_ref() == token)
         })
 }

@@ -10,6 +10,7 @@
 //! principal domain door action what kinds[] policies[] obligations[]
 //! on_behalf? token[16]? from(4|16 bytes as text length)? trace[16]? purpose? agreement? job?
 //! query_hash[16]? patient_token[16]? patients(roaring, portable format)? emergency(flag only)
+//! patients_of?
 //! ```
 //!
 //! Never here: sealing (see `keys`). Never in a record: query text, names, identifiers.
@@ -86,8 +87,10 @@ pub struct AuditRecord {
     pub query_hash: Option<[u8; 16]>,
     /// Keyed token of the only patient: lets one patient's records be found after the ordinals are gone.
     pub patient_token: Option<[u8; 16]>,
-    /// Patients of [`AuditRecord::domain`] whose data was in the response.
+    /// Patients of [`AuditRecord::patient_domain`] whose data was in the response.
     pub patients: RoaringBitmap,
+    /// For a product built from another domain's records: the domain that numbers its patients.
+    pub patients_of: Option<DomainName>,
     pub emergency: bool,
 }
 
@@ -121,8 +124,14 @@ impl AuditRecord {
             query_hash: None,
             patient_token: None,
             patients: RoaringBitmap::new(),
+            patients_of: None,
             emergency: false,
         }
+    }
+
+    /// The domain that numbers [`AuditRecord::patients`].
+    pub fn patient_domain(&self) -> &DomainName {
+        self.patients_of.as_ref().unwrap_or(&self.domain)
     }
 
     pub fn encode(&self) -> Vec<u8> {
@@ -138,6 +147,7 @@ impl AuditRecord {
             self.patient_token.is_some(),
             !self.patients.is_empty(),
             self.emergency,
+            self.patients_of.is_some(),
         ];
         let flags = flags.iter().enumerate().fold(0, |bits, (bit, set)| bits | u64::from(*set) << bit);
         let mut out = Vec::with_capacity(256);
@@ -192,6 +202,9 @@ impl AuditRecord {
             // Writing to a Vec does not fail.
             let _ = self.patients.serialize_into(&mut *out);
         }
+        if let Some(domain) = &self.patients_of {
+            put_bytes(out, domain.as_str().as_bytes());
+        }
     }
 
     pub fn decode(bytes: &[u8]) -> Result<AuditRecord, BadRecord> {
@@ -238,9 +251,13 @@ impl AuditRecord {
             patient_token: r.fixed(has(8))?,
             patients: if has(9) { r.bitmap()? } else { RoaringBitmap::new() },
             emergency: has(10),
+            patients_of: match has(11) {
+                true => Some(DomainName::parse(&r.text()?).map_err(|_| BadRecord("domain"))?),
+                false => None,
+            },
             ..AuditRecord::new(at, principal, domain, layer, outcome)
         };
-        if !r.0.is_empty() || flags >> 11 != 0 {
+        if !r.0.is_empty() || flags >> 12 != 0 {
             return Err(BadRecord("end"));
         }
         Ok(record)
@@ -410,6 +427,7 @@ mod tests {
             query_hash: Some([3; 16]),
             patient_token: Some([4; 16]),
             patients: (1..500).collect(),
+            patients_of: Some(DomainName::parse("research").unwrap()),
             emergency: true,
             ..empty()
         }
