@@ -1,0 +1,462 @@
+//! What one message says about one resource, and how that changes the resource (v2.8.2 §2.10.4): not valued is
+//! unchanged, `""` removes, a repeating field replaces what the same field said before.
+//!
+//! To know "what the same field said before", items of repeating elements carry an element id (R4 §2.24.0.2, `Element.id`)
+//! that names their field and repetition: `PID-3.1`. Items without one came from elsewhere and are left alone.
+
+use std::collections::HashSet;
+
+use fhir::json::{Object, Value};
+
+use super::Key;
+
+/// Placeholder of references between units of one message; the refiner puts the ids in by [`Draft::apply`].
+const UNIT_REFERENCE: &str = "urn:wardmesh:unit:";
+
+/// Whether a message may create the resource, change it, or both.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Policy {
+    CreateOrUpdate,
+    /// A PID in a result makes the patient known; it changes nothing about a known one.
+    CreateOnly,
+}
+
+/// What is said about an element.
+#[derive(Debug, Clone, PartialEq)]
+pub enum Change {
+    Set(Value),
+    /// Only where the resource says nothing yet.
+    Default(Value),
+    /// The items of a repeating element that the field (`PID-3`) says now, in place of those it said before.
+    Items { field: String, values: Vec<Value> },
+    /// Adds items that are not there yet, and takes none away: results of a report, links of a merge.
+    Add(Vec<Value>),
+    /// Removes what the field said before.
+    RemoveItems { field: String },
+    Remove,
+}
+
+/// An element, by its path below the resource (`period.end`), and its change.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Field {
+    pub path: &'static str,
+    pub change: Change,
+}
+
+#[derive(Debug, Clone)]
+pub struct Draft {
+    pub rtype: &'static str,
+    pub policy: Policy,
+    pub fields: Vec<Field>,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum ApplyError {
+    /// The resource that this one is about was set aside.
+    #[error("what this belongs to could not be used: it waits for that")]
+    ParentMissing,
+    /// An earlier state of a result came after a later one.
+    #[error("an earlier state of this result arrived after a later one: it is kept in the journal and changes nothing")]
+    Stale,
+}
+
+/// Elements without which a resource is not valid; a message cannot remove them.
+const REQUIRED: &[(&str, &str)] = &[
+    ("Encounter", "status"),
+    ("Encounter", "class"),
+    ("Observation", "status"),
+    ("Observation", "code"),
+    ("DiagnosticReport", "status"),
+    ("DiagnosticReport", "code"),
+];
+
+/// Choice elements (R4 §2.24.0.1): one type at a time.
+const CHOICES: &[(&str, &str)] = &[
+    ("Patient", "deceased"),
+    ("Patient", "multipleBirth"),
+    ("Observation", "value"),
+    ("Observation", "effective"),
+    ("DiagnosticReport", "effective"),
+];
+
+impl Draft {
+    pub fn new(rtype: &'static str, policy: Policy) -> Self {
+        Draft { rtype, policy, fields: Vec::new() }
+    }
+
+    pub fn push(&mut self, path: &'static str, change: Change) {
+        self.fields.push(Field { path, change });
+    }
+
+    pub fn set(&mut self, path: &'static str, value: impl Into<Value>) {
+        self.push(path, Change::Set(value.into()));
+    }
+
+    /// Units that this draft refers to.
+    pub fn refers_to(&self) -> Vec<u32> {
+        let mut units = Vec::new();
+        for field in &self.fields {
+            match &field.change {
+                Change::Set(value) | Change::Default(value) => units_of(value, &mut units),
+                Change::Items { values, .. } | Change::Add(values) => values.iter().for_each(|v| units_of(v, &mut units)),
+                Change::Remove | Change::RemoveItems { .. } => {}
+            }
+        }
+        units.sort_unstable();
+        units.dedup();
+        units
+    }
+
+    /// The next version of the resource, `None` where the message changes nothing. `resolve` gives the reference
+    /// (`Patient/abc`) of another unit, or `None` if that unit was set aside.
+    pub fn apply(
+        &self,
+        key: &Key,
+        current: Option<&Value>,
+        resolve: &dyn Fn(u32) -> Option<String>,
+    ) -> Result<Option<Value>, ApplyError> {
+        if current.is_some() && self.policy == Policy::CreateOnly {
+            return Ok(None);
+        }
+        if let Some(current) = current
+            && self.is_stale(current)
+        {
+            return Err(ApplyError::Stale);
+        }
+        let mut resource = match current {
+            Some(Value::Object(object)) => object.clone(),
+            _ => Object::from_iter([("resourceType", Value::from(self.rtype))]),
+        };
+        for field in &self.fields {
+            self.apply_field(&mut resource, field, resolve)?;
+        }
+        if let Key::Within { unit, natural } = key {
+            let parent = resolve(*unit).ok_or(ApplyError::ParentMissing)?;
+            let identifier = fhir::json!({
+                "use": "secondary", "system": (Key::WITHIN_SYSTEM), "value": (Key::within(&parent, natural))
+            });
+            add(slot(&mut resource, "identifier"), vec![identifier]);
+        }
+        prune(&mut resource);
+        let next = Value::Object(resource);
+        Ok((current != Some(&next)).then_some(next))
+    }
+
+    fn apply_field(
+        &self,
+        resource: &mut Object,
+        field: &Field,
+        resolve: &dyn Fn(u32) -> Option<String>,
+    ) -> Result<(), ApplyError> {
+        match &field.change {
+            Change::Set(value) => {
+                let value = resolved(value, resolve).ok_or(ApplyError::ParentMissing)?;
+                self.clear_choice(resource, field.path);
+                *slot(resource, field.path) = value;
+            }
+            Change::Default(value) => {
+                let value = resolved(value, resolve).ok_or(ApplyError::ParentMissing)?;
+                let place = slot(resource, field.path);
+                if place.is_null() {
+                    *place = value;
+                }
+            }
+            Change::Items { field: name, values } => {
+                let values = values.iter().filter_map(|v| resolved(v, resolve)).collect();
+                replace_items(slot(resource, field.path), name, values);
+            }
+            Change::RemoveItems { field: name } => replace_items(slot(resource, field.path), name, Vec::new()),
+            Change::Add(values) => {
+                add(slot(resource, field.path), values.iter().filter_map(|v| resolved(v, resolve)).collect());
+            }
+            Change::Remove if REQUIRED.contains(&(self.rtype, field.path)) => {}
+            Change::Remove => {
+                self.clear_choice(resource, field.path);
+                *slot(resource, field.path) = Value::Null;
+            }
+        }
+        Ok(())
+    }
+
+    /// Takes the other types of a choice away: `deceasedBoolean` when `deceasedDateTime` is said.
+    fn clear_choice(&self, resource: &mut Object, path: &str) {
+        let Some((_, stem)) = CHOICES.iter().find(|(rtype, stem)| {
+            *rtype == self.rtype && path.strip_prefix(stem).is_some_and(|rest| rest.starts_with(char::is_uppercase))
+        }) else {
+            return;
+        };
+        let top = path.split('.').next().unwrap_or(path);
+        resource.retain(|name, _| {
+            let name = name.strip_prefix('_').unwrap_or(name);
+            name == top || !name.strip_prefix(stem).is_some_and(|rest| rest.starts_with(char::is_uppercase))
+        });
+    }
+
+    /// Results do not go back from final to preliminary: such a message was overtaken.
+    fn is_stale(&self, current: &Value) -> bool {
+        if !matches!(self.rtype, "Observation" | "DiagnosticReport") {
+            return false;
+        }
+        let rank = |status: Option<&str>| match status {
+            Some("registered") => 0,
+            Some("preliminary" | "partial") => 1,
+            Some("final" | "amended" | "corrected" | "appended" | "cancelled" | "entered-in-error") => 2,
+            _ => -1,
+        };
+        let said = self.fields.iter().rev().find_map(|f| match &f.change {
+            Change::Set(value) if f.path == "status" => value.as_str(),
+            _ => None,
+        });
+        let next = rank(said);
+        next >= 0 && next < rank(current.get("status").and_then(Value::as_str))
+    }
+}
+
+/// A reference to another unit of the same message.
+pub fn resource_reference(unit: u32) -> Value {
+    fhir::json!({"reference": (format!("{UNIT_REFERENCE}{unit}"))})
+}
+
+fn unit_of(object: &Object) -> Option<u32> {
+    object.get("reference")?.as_str()?.strip_prefix(UNIT_REFERENCE)?.parse().ok()
+}
+
+fn units_of(value: &Value, out: &mut Vec<u32>) {
+    match value {
+        Value::Object(object) => {
+            out.extend(unit_of(object));
+            object.values().for_each(|v| units_of(v, out));
+        }
+        Value::Array(items) => items.iter().for_each(|v| units_of(v, out)),
+        _ => {}
+    }
+}
+
+/// The value with real references; `None` when it refers to a unit that is not there.
+fn resolved(value: &Value, resolve: &dyn Fn(u32) -> Option<String>) -> Option<Value> {
+    Some(match value {
+        Value::Object(object) => {
+            let unit = unit_of(object);
+            let mut out = Object::new();
+            for (name, member) in object {
+                let value = match unit {
+                    Some(unit) if name == "reference" => Value::from(resolve(unit)?),
+                    _ => resolved(member, resolve)?,
+                };
+                out.push(name, value);
+            }
+            Value::Object(out)
+        }
+        Value::Array(items) => Value::Array(items.iter().filter_map(|v| resolved(v, resolve)).collect()),
+        plain => plain.clone(),
+    })
+}
+
+/// The place of `a.b.c`, made where it is missing.
+fn slot<'o>(object: &'o mut Object, path: &str) -> &'o mut Value {
+    let (name, rest) = match path.split_once('.') {
+        Some((name, rest)) => (name, Some(rest)),
+        None => (path, None),
+    };
+    if !object.contains_key(name) {
+        object.push(name, Value::Null);
+    }
+    let missing = "the member was put in above";
+    let place = object.get_mut(name).expect(missing);
+    match rest {
+        None => place,
+        Some(rest) => {
+            if place.as_object().is_none() {
+                *place = Value::Object(Object::new());
+            }
+            slot(place.as_object_mut().expect("made an object above"), rest)
+        }
+    }
+}
+
+fn items(place: &mut Value) -> &mut Vec<Value> {
+    if place.as_array().is_none() {
+        *place = Value::Array(Vec::new());
+    }
+    place.as_array_mut().expect("made an array above")
+}
+
+/// Puts the field's items where its earlier ones stood. An item that came from elsewhere with the same content is
+/// taken over.
+fn replace_items(place: &mut Value, field: &str, mut values: Vec<Value>) {
+    let list = items(place);
+    for (n, value) in values.iter_mut().enumerate() {
+        if let Some(object) = value.as_object_mut() {
+            let mut with_id = Object::new();
+            with_id.push("id", Value::from(format!("{field}.{}", n + 1)));
+            for (name, member) in object.iter() {
+                with_id.push(name, member.clone());
+            }
+            *object = with_id;
+        }
+    }
+    let owned = |item: &Value| {
+        item.get("id").and_then(Value::as_str).and_then(|id| id.strip_prefix(field)).is_some_and(|r| r.starts_with('.'))
+    };
+    let at = list.iter().take_while(|item| !owned(item)).count();
+    let said: HashSet<String> = values.iter().map(content).collect();
+    let mut before = 0;
+    let mut n = 0;
+    list.retain(|item| {
+        let keep = !owned(item) && (item.get("id").is_some() || !said.contains(&content(item)));
+        if keep && n < at {
+            before += 1;
+        }
+        n += 1;
+        keep
+    });
+    list.splice(before..before, values);
+}
+
+fn add(place: &mut Value, values: Vec<Value>) {
+    let list = items(place);
+    let mut known: HashSet<String> = list.iter().map(content).collect();
+    list.extend(values.into_iter().filter(|value| known.insert(content(value))));
+}
+
+/// The content of an item, without its element id.
+fn content(value: &Value) -> String {
+    match value {
+        Value::Object(object) if object.contains_key("id") => {
+            let mut bare = object.clone();
+            bare.remove("id");
+            fhir::json::to_string(&Value::Object(bare))
+        }
+        other => fhir::json::to_string(other),
+    }
+}
+
+/// FHIR has no null, no empty object and no empty array (R4 §2.6.2).
+fn prune(object: &mut Object) {
+    object.retain(|_, value| {
+        prune_value(value);
+        !is_empty(value)
+    });
+}
+
+fn prune_value(value: &mut Value) {
+    match value {
+        Value::Object(object) => prune(object),
+        Value::Array(items) => {
+            items.iter_mut().for_each(prune_value);
+            items.retain(|item| !is_empty(item));
+        }
+        _ => {}
+    }
+}
+
+fn is_empty(value: &Value) -> bool {
+    match value {
+        Value::Null => true,
+        Value::Object(object) => object.is_empty(),
+        Value::Array(items) => items.is_empty(),
+        _ => false,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use fhir::json;
+
+    fn key() -> Key {
+        Key::Identifiers(vec![])
+    }
+
+    fn draft(fields: Vec<(&'static str, Change)>) -> Draft {
+        let mut draft = Draft::new("Patient", Policy::CreateOrUpdate);
+        fields.into_iter().for_each(|(path, change)| draft.push(path, change));
+        draft
+    }
+
+    fn apply(draft: &Draft, current: Option<&Value>) -> Option<Value> {
+        draft.apply(&key(), current, &|n| (n != 99).then(|| format!("Patient/p{n}"))).unwrap()
+    }
+
+    #[test]
+    fn not_valued_is_unchanged_and_null_removes() {
+        let first = draft(vec![
+            ("birthDate", Change::Set(json!("1924-10-10"))),
+            ("gender", Change::Set(json!("male"))),
+            ("identifier", Change::Items { field: "PID-3".into(), values: vec![json!({"value": "A"}), json!({"value": "B"})] }),
+            ("identifier", Change::Items { field: "PID-19".into(), values: vec![json!({"value": "S"})] }),
+        ]);
+        let one = apply(&first, None).unwrap();
+        assert_eq!(apply(&first, Some(&one)), None, "said again, nothing changes");
+
+        let second = draft(vec![
+            ("gender", Change::Remove),
+            ("identifier", Change::Items { field: "PID-3".into(), values: vec![json!({"value": "C"})] }),
+        ]);
+        let two = apply(&second, Some(&one)).unwrap();
+        assert_eq!(
+            two,
+            json!({
+                "resourceType": "Patient",
+                "birthDate": "1924-10-10",
+                "identifier": [{"id": "PID-3.1", "value": "C"}, {"id": "PID-19.1", "value": "S"}],
+            })
+        );
+        let third = draft(vec![("identifier", Change::RemoveItems { field: "PID-19".into() })]);
+        assert_eq!(apply(&third, Some(&two)).unwrap().get("identifier").unwrap().items().len(), 1);
+    }
+
+    #[test]
+    fn a_choice_has_one_type_and_what_others_wrote_stays() {
+        let current = json!({
+            "resourceType": "Patient", "deceasedBoolean": true,
+            "telecom": [{"value": "by the portal"}, {"value": "1"}],
+        });
+        let said = draft(vec![
+            ("deceasedDateTime", Change::Set(json!("2020-01-01"))),
+            ("telecom", Change::Items { field: "PID-13".into(), values: vec![json!({"value": "1"})] }),
+            ("contact.name.family", Change::Default(json!("X"))),
+        ]);
+        let next = apply(&said, Some(&current)).unwrap();
+        assert_eq!(next.get("deceasedBoolean"), None);
+        assert_eq!(next.get("telecom"), Some(&json!([{"value": "by the portal"}, {"id": "PID-13.1", "value": "1"}])));
+    }
+
+    #[test]
+    fn references_between_units_are_resolved_or_left_out() {
+        let said = draft(vec![
+            ("managingOrganization", Change::Set(resource_reference(3))),
+            ("link", Change::Add(vec![json!({"other": (resource_reference(4))}), json!({"other": (resource_reference(99))})])),
+        ]);
+        assert_eq!(said.refers_to(), [3, 4, 99]);
+        let next = apply(&said, None).unwrap();
+        assert_eq!(next.path(&["managingOrganization", "reference"]), Some(&json!("Patient/p3")));
+        assert_eq!(next.get("link").unwrap().items().len(), 1);
+        let orphan = draft(vec![("managingOrganization", Change::Set(resource_reference(99)))]);
+        assert_eq!(orphan.apply(&key(), None, &|_| None), Err(ApplyError::ParentMissing));
+    }
+
+    #[test]
+    fn a_result_does_not_go_back() {
+        let mut said = Draft::new("Observation", Policy::CreateOrUpdate);
+        said.set("status", "preliminary");
+        said.set("valueString", "early");
+        let current = json!({"resourceType": "Observation", "status": "final", "valueString": "late"});
+        assert_eq!(said.apply(&key(), Some(&current), &|_| None), Err(ApplyError::Stale));
+        let mut corrected = Draft::new("Observation", Policy::CreateOrUpdate);
+        corrected.set("status", "corrected");
+        corrected.set("valueInteger", 4);
+        let next = corrected.apply(&key(), Some(&current), &|_| None).unwrap().unwrap();
+        assert_eq!(next.get("valueString"), None);
+    }
+
+    #[test]
+    fn what_has_no_number_is_found_within_its_parent() {
+        let mut said = Draft::new("Observation", Policy::CreateOnly);
+        said.set("status", "final");
+        let key = Key::Within { unit: 8, natural: "8867-4|".into() };
+        let next = said.apply(&key, None, &|_| Some("DiagnosticReport/d1".into())).unwrap().unwrap();
+        assert_eq!(next.path(&["identifier", "0", "value"]), Some(&json!("DiagnosticReport/d1#8867-4|")));
+        assert_eq!(said.apply(&key, Some(&next), &|_| None), Ok(None));
+    }
+}
