@@ -11,8 +11,7 @@ use ledger::{Ed25519Signer, Log, LogOptions, RealDisk};
 fn open(dir: &Path, clock: Arc<dyn Clock>) -> Log {
     let signer = Ed25519Signer::from_seed("audit.test", &[7; 32]).unwrap();
     let name = LogName::parse("audit").unwrap();
-    Log::open(Arc::new(RealDisk::default()), dir, name, LogOptions::new("audit.test/audit"), Arc::new(signer), clock)
-        .unwrap()
+    Log::open(Arc::new(RealDisk), dir, name, LogOptions::new("audit.test/audit"), Arc::new(signer), clock).unwrap()
 }
 
 fn record(n: u64) -> AuditRecord {
