@@ -7,4 +7,6 @@
 pub mod json;
 
 pub mod definitions;
+pub mod path;
 pub mod search;
+pub mod view;
