@@ -1,1 +1,49 @@
-//! Keys: object, scope, epoch, root; sealing, opening, re-wrapping, destroying.
+//! Keys: **object key → scope key → epoch key → root**; sealing, opening, re-wrapping, destroying.
+//!
+//! - Every object has its own random AES-256-GCM key. Its [`Slot`] (the wrapped key) is a small row that lives apart
+//!   from the data, wrapped by the key of a [`Scope`]: holder × retention class × year.
+//! - Scope keys are wrapped by an epoch key, which lives in [`RootKeys`]. When an epoch turns, living scope keys are
+//!   wrapped anew and the old epoch key is destroyed, so what was destroyed stays destroyed in backups too.
+//! - Associated data binds domain, kind, id, version and the ids of the keys: a value moved elsewhere does not open.
+//!
+//! Read [`Vault`] first, then the two ports [`KeyTable`] (slots and scopes, filled by `store`) and [`RootKeys`]
+//! (`root`). Large objects go through [`stream`]; the node's own secrets are in `secret`.
+//!
+//! Never here: SQL, the network, what an object means, who may open it (`gate` decides, `store` checks the permit).
+//! Not defended: root on the live machine. It is narrowed by short lives in the cache, wiping, and
+//! [`process::harden`].
+
+mod aead;
+mod cache;
+#[cfg(any(test, feature = "contract"))]
+pub mod contract;
+mod epoch;
+mod error;
+mod name;
+pub mod process;
+mod random;
+mod root;
+mod scope;
+mod scopes;
+mod secret;
+mod slot;
+pub mod stream;
+mod table;
+mod unassigned;
+mod vault;
+
+pub use error::VaultError;
+pub use name::{Kind, ObjectId, ObjectName};
+pub use root::file::{FileRoot, FileRootKeys, PassphraseCost, RootSecret};
+pub use root::memory::MemoryRootKeys;
+pub use root::{Epoch, RootKeys, WrapItem};
+pub use scope::{Holder, RetentionClass, Scope, ScopeId};
+pub use slot::Slot;
+pub use table::{KeyTable, MemoryKeyTable, ScopeChange, ScopeQuery, ScopeRow};
+pub use vault::{EpochTurn, Vault, VaultOptions};
+
+/// A key of 256 bits that wipes itself.
+pub type Key = zeroize::Zeroizing<[u8; 32]>;
+
+/// Opened bytes, wiped when dropped.
+pub type Plain = zeroize::Zeroizing<Vec<u8>>;

@@ -1,0 +1,79 @@
+//! The node's own secrets: one node secret, wrapped by the root and not by an epoch, and what is derived from it or
+//! sealed under it. They are not about any patient, so no erasure reaches them.
+
+use aws_lc_rs::rand::SystemRandom;
+use aws_lc_rs::signature::{ECDSA_P256_SHA256_FIXED_SIGNING, EcdsaKeyPair};
+use zeroize::Zeroizing;
+
+use crate::aead::{Cipher, derive};
+use crate::random::Random;
+use crate::vault::Vault;
+use crate::{Epoch, Key, KeyTable, Plain, RootKeys, VaultError, WrapItem};
+
+const NODE_SECRET: &str = "node";
+const NODE_SECRET_AAD: &[u8] = b"ward/node-secret/1";
+
+/// The secret that stands in the table, made on the first start of a node.
+pub(crate) async fn node_secret(root: &dyn RootKeys, table: &dyn KeyTable, random: &Random) -> Result<Key, VaultError> {
+    let wrapped = match table.secret(NODE_SECRET, None).await? {
+        Some(wrapped) => wrapped,
+        None => {
+            let fresh = random.bytes::<32>();
+            let item = WrapItem { aad: NODE_SECRET_AAD, bytes: &fresh[..] };
+            let wrapped = root.wrap(Epoch::ROOT, &[item]).await?.pop().ok_or(VaultError::Tampered)?;
+            table.secret(NODE_SECRET, Some(&wrapped)).await?.ok_or(VaultError::Tampered)?
+        }
+    };
+    let item = WrapItem { aad: NODE_SECRET_AAD, bytes: &wrapped };
+    let plain = root.unwrap(Epoch::ROOT, &[item]).await?.pop().ok_or(VaultError::Tampered)?;
+    // The table of another node, or other root keys.
+    let plain = plain.map_err(|_| VaultError::WrongRoot)?;
+    plain.as_slice().try_into().map(Key::new).map_err(|_| VaultError::Tampered)
+}
+
+impl Vault {
+    /// A key of this node for one use, the same after each restart: HKDF-SHA256 of the node secret (RFC 5869).
+    pub fn derive(&self, label: &str) -> Key {
+        derive(&self.inner.node_secret[..], b"ward/derive/1", label.as_bytes())
+    }
+
+    /// The seed of the Ed25519 key of this name (RFC 8032 §5.1.5), made on first use and kept sealed in the table.
+    pub async fn ed25519_seed(&self, name: &str) -> Result<Key, VaultError> {
+        let plain =
+            self.named("ed25519", name, || Ok(Zeroizing::new(self.inner.random.bytes::<32>().to_vec()))).await?;
+        plain.as_slice().try_into().map(Key::new).map_err(|_| VaultError::Tampered)
+    }
+
+    /// The P-256 key of this name as PKCS#8 (RFC 5208), for ES256; made on first use and kept sealed in the table.
+    pub async fn es256_pkcs8(&self, name: &str) -> Result<Plain, VaultError> {
+        self.named("es256", name, || {
+            // The signing library draws from the system itself: it takes no randomness from outside.
+            EcdsaKeyPair::generate_pkcs8(&ECDSA_P256_SHA256_FIXED_SIGNING, &SystemRandom::new())
+                .map(|document| Zeroizing::new(document.as_ref().to_vec()))
+                .map_err(|_| VaultError::outage("the system's randomness", "no key could be made"))
+        })
+        .await
+    }
+
+    async fn named(
+        &self,
+        kind: &'static str,
+        name: &str,
+        make: impl FnOnce() -> Result<Plain, VaultError>,
+    ) -> Result<Plain, VaultError> {
+        const NAME_BYTES_MAX: usize = 128;
+        if name.is_empty() || name.len() > NAME_BYTES_MAX {
+            return Err(VaultError::Invalid("the name of a secret has 1 to 128 bytes"));
+        }
+        let full = format!("{kind}/{name}");
+        let cipher = Cipher::new(&derive(&self.inner.node_secret[..], b"ward/named-secret/1", full.as_bytes()));
+        let sealed = match self.inner.table.secret(&full, None).await? {
+            Some(sealed) => sealed,
+            None => {
+                let sealed = cipher.seal(*self.inner.random.bytes::<12>(), full.as_bytes(), &make()?)?;
+                self.inner.table.secret(&full, Some(&sealed)).await?.ok_or(VaultError::Tampered)?
+            }
+        };
+        cipher.open(full.as_bytes(), &sealed)
+    }
+}
