@@ -169,14 +169,16 @@ impl Run {
         }
     }
 
-    /// A checkpoint in the world never names what is not durable, nor goes back.
-    fn check_published(&mut self) {
+    /// A checkpoint in the world never names what is not durable, nor goes back once it was durable itself.
+    fn check_published(&mut self, is_durable: bool) {
         let identity = head::identity(&self.options, &*self.signer);
         let Ok(published) = tail::published(&self.disk, Path::new(DIR), &identity) else { return };
         let size = published.map_or(0, |published| published.size);
         assert!(size <= self.entries.len() as u64, "seed {}", self.seed);
         assert!(size >= self.published, "seed {}", self.seed);
-        self.published = size;
+        if is_durable {
+            self.published = size;
+        }
     }
 
     fn round(&mut self) {
@@ -185,12 +187,13 @@ impl Run {
             self.work(&mut head, &mut tail);
         }
         self.disk.set_space(None);
-        if self.below(3) == 0 {
-            self.disk.restart();
-        } else {
+        let is_cut = self.below(3) > 0;
+        if is_cut {
             self.disk.power_cut();
+        } else {
+            self.disk.restart();
         }
-        self.check_published();
+        self.check_published(is_cut);
     }
 
     fn finish(&mut self) {
@@ -201,7 +204,7 @@ impl Run {
                 break;
             }
         }
-        self.check_published();
+        self.check_published(true);
         assert_eq!(self.published, head.size(), "seed {}", self.seed);
     }
 }
