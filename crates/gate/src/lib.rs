@@ -29,6 +29,7 @@ pub use audit::log::AuditLog;
 pub use audit::reader::{AccessLine, AuditFilter, AuditPage, AuditReadError, AuditReader};
 pub use audit::record::{AuditRecord, BadRecord, Outcome};
 pub use audit::target::{AuditSource, AuditTarget, AuditUnavailable, MemoryTarget, SourceError, TargetState, Targets};
+pub use audit::vault::VaultAuditKeys;
 pub use caller::{Caller, Directory, MemoryDirectory, Origin, Outage, PrincipalRecord, SourceRecord};
 pub use decide::{Ask, ProductLabels, Refusal, RefusalKind, Right, Scope};
 pub use gate::{Gate, GateParts, governance};

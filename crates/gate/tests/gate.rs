@@ -15,6 +15,7 @@ use gate::{
     governance,
 };
 use policy::Engine;
+use roaring::RoaringBitmap;
 
 const NOW_MS: i64 = 1_790_000_000_000;
 const TTL_MS: i64 = 3_600_000;
@@ -293,6 +294,63 @@ async fn tokens_are_bound_to_the_directory() {
     assert_eq!(enter(token).await, Err(Unauthenticated::Expired), "though the token was cached");
     let log = text(&world.audit(0, &AuditFilter { principal: Some(id("anonymous")), ..AuditFilter::default() }).await);
     assert_eq!(log.lines().count(), 5, "{log}");
+}
+
+/// Ports that are down.
+struct Down;
+
+impl gate::Directory for Down {
+    fn principal(&self, _: &PrincipalId) -> Result<Option<Arc<PrincipalRecord>>, gate::Outage> {
+        Err(gate::Outage("directory"))
+    }
+    fn source(&self, _: &SourceName) -> Result<Option<Arc<SourceRecord>>, gate::Outage> {
+        Err(gate::Outage("directory"))
+    }
+}
+
+impl gate::PatientSets for Down {
+    fn restricted(&self, _: &DomainName) -> Result<Arc<RoaringBitmap>, gate::Outage> {
+        Err(gate::Outage("list of patients"))
+    }
+    fn care_team(&self, _: &PrincipalId, _: &DomainName) -> Result<Arc<RoaringBitmap>, gate::Outage> {
+        Err(gate::Outage("list of patients"))
+    }
+    fn tombstones(&self, _: &DomainName) -> Result<Arc<RoaringBitmap>, gate::Outage> {
+        Err(gate::Outage("list of patients"))
+    }
+    fn version(&self, _: &DomainName) -> Result<u64, gate::Outage> {
+        Err(gate::Outage("list of patients"))
+    }
+}
+
+#[tokio::test]
+async fn an_outage_is_a_no_but_never_a_missing_right() {
+    let world = World::new().await;
+    let gate = |principals: Arc<dyn gate::Directory>, patients: Arc<dyn gate::PatientSets>| {
+        Gate::new(GateParts {
+            mint: mint(),
+            engine: Engine::load(policy::starter()).unwrap(),
+            audit: world.gate.audit().clone(),
+            patients,
+            principals,
+            tokens: TokenKeys::of(&world.issuer),
+            clock: Arc::new(world.clock.clone()),
+            entropy: world.entropy.clone(),
+            limits: Limits::default(),
+        })
+    };
+    let token = world.token("dr-lee", Role::Physician, Some(Purpose::Treatment));
+    let without_directory = gate(Arc::new(Down), world.patients.clone());
+    let outage = Unauthenticated::Unavailable(gate::Outage("directory"));
+    assert_eq!(without_directory.authenticate(Some(&token)).await.err(), Some(outage));
+    assert_eq!(without_directory.source(&SourceName::parse("adt-main").unwrap()).err(), Some(outage));
+    let without_patients = gate(world.directory.clone(), Arc::new(Down));
+    let lee = without_patients.authenticate(Some(&token)).await.unwrap();
+    for ask in [read("Patient"), read("Patient").patient(Ordinal(1)), read("Patient").patient(Ordinal(1)).emergency()] {
+        let refusal = without_patients.permit::<Read>(&lee, ask).await.unwrap_err();
+        assert_eq!(refusal.kind, RefusalKind::Unavailable);
+        assert_eq!(refusal.to_string(), "the list of patients cannot answer now; try again shortly");
+    }
 }
 
 #[tokio::test]

@@ -1,5 +1,6 @@
 //! How audit records are sealed: AES-256-GCM under one key per **generation**. A generation begins at each start of the
-//! node and after [`RECORDS_MAX`] records; its key is fresh, so a counter makes the nonces.
+//! node, each day, and after [`RECORDS_MAX`] records; its key is fresh, so a counter makes the nonces. Days let a year's
+//! records end with that year's retention.
 //!
 //! A sealed record is `1 || generation (16) || nonce (12) || ciphertext || tag (16)`; version and generation are bound as
 //! associated data, the place in the log by the log's Merkle tree.
@@ -8,12 +9,12 @@
 
 use std::collections::HashMap;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicI64, AtomicU64, Ordering};
 
 use async_trait::async_trait;
 use aws_lc_rs::aead::{AES_256_GCM, Aad, LessSafeKey, NONCE_LEN, Nonce, UnboundKey};
 use aws_lc_rs::hmac;
-use base::{DomainName, Entropy};
+use base::{DomainName, Entropy, Timestamp};
 use bytes::Bytes;
 use parking_lot::Mutex;
 use zeroize::Zeroizing;
@@ -22,6 +23,7 @@ const FORMAT: u8 = 1;
 const HEAD: usize = 1 + 16 + NONCE_LEN;
 /// Far below what NIST SP 800-38D §8.3 allows for one key.
 const RECORDS_MAX: u64 = 1 << 30;
+const DAY_MS: i64 = 86_400_000;
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 pub enum AuditKeyError {
@@ -92,15 +94,27 @@ pub(crate) struct Sealer {
     id: [u8; 16],
     key: LessSafeKey,
     used: AtomicU64,
+    /// Day of the first record, from 1970; [`i64::MIN`] before it.
+    day: AtomicI64,
 }
 
 impl Sealer {
     pub fn new(generation: &Generation) -> Result<Self, AuditKeyError> {
-        Ok(Sealer { id: generation.id, key: cipher(&generation.key)?, used: AtomicU64::new(0) })
+        Ok(Sealer {
+            id: generation.id,
+            key: cipher(&generation.key)?,
+            used: AtomicU64::new(0),
+            day: AtomicI64::new(i64::MIN),
+        })
     }
 
-    /// `None` when the generation is used up.
-    pub fn seal(&self, plain: &[u8]) -> Option<Bytes> {
+    /// `None` when the generation is used up or of another day.
+    pub fn seal(&self, plain: &[u8], at: Timestamp) -> Option<Bytes> {
+        let today = at.ms().div_euclid(DAY_MS);
+        let first = self.day.compare_exchange(i64::MIN, today, Ordering::Relaxed, Ordering::Relaxed);
+        if first.is_err_and(|day| day < today) {
+            return None;
+        }
         let count = self.used.fetch_add(1, Ordering::Relaxed);
         if count >= RECORDS_MAX {
             return None;
@@ -201,4 +215,54 @@ fn half(tag: &hmac::Tag) -> [u8; 16] {
     let mut out = [0; 16];
     out.copy_from_slice(&tag.as_ref()[..16]);
     out
+}
+
+#[cfg(test)]
+mod tests {
+    use base::SeededEntropy;
+
+    use super::*;
+
+    fn keys() -> Arc<MemoryAuditKeys> {
+        Arc::new(MemoryAuditKeys::new(Arc::new(SeededEntropy::new(11))))
+    }
+
+    #[tokio::test]
+    async fn sealed_records_open_and_every_changed_bit_is_found() {
+        let keys = keys();
+        let sealer = Sealer::new(&keys.begin().await.unwrap()).unwrap();
+        let opener = Opener::new(keys);
+        let sealed = sealer.seal(b"dr-lee read", Timestamp(0)).unwrap();
+        assert_eq!(opener.open(&sealed).await.unwrap(), b"dr-lee read");
+        assert_ne!(sealed, sealer.seal(b"dr-lee read", Timestamp(0)).unwrap(), "a nonce was used twice");
+        for bit in 0..sealed.len() * 8 {
+            let mut changed = sealed.to_vec();
+            changed[bit / 8] ^= 1 << (bit % 8);
+            assert!(opener.open(&changed).await.is_err(), "{bit}");
+        }
+        for end in 0..sealed.len() {
+            assert!(opener.open(&sealed[..end]).await.is_err());
+        }
+    }
+
+    #[tokio::test]
+    async fn a_generation_ends_with_its_day_and_with_its_count() {
+        let sealer = Sealer::new(&keys().begin().await.unwrap()).unwrap();
+        let noon = Timestamp(DAY_MS * 20_000 + DAY_MS / 2);
+        assert!(sealer.seal(b"x", noon).is_some());
+        assert!(sealer.seal(b"x", noon.plus_ms(DAY_MS / 2 - 1)).is_some());
+        assert!(sealer.seal(b"x", noon.plus_ms(DAY_MS / 2)).is_none());
+        assert!(sealer.seal(b"x", noon.plus_ms(-DAY_MS)).is_some(), "a clock set back wastes no keys");
+        sealer.used.store(RECORDS_MAX, Ordering::Relaxed);
+        assert!(sealer.seal(b"x", noon).is_none());
+    }
+
+    #[test]
+    fn patient_tokens_differ_by_patient_and_domain() {
+        let tokens = Tokens::new(&*keys());
+        let (ehr, lab) = (DomainName::parse("ehr").unwrap(), DomainName::parse("laboratory").unwrap());
+        assert_eq!(tokens.patient(&ehr, 7), tokens.patient(&ehr, 7));
+        assert_ne!(tokens.patient(&ehr, 7), tokens.patient(&ehr, 8));
+        assert_ne!(tokens.patient(&ehr, 7), tokens.patient(&lab, 7));
+    }
 }

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use arc_swap::ArcSwap;
-use base::DomainName;
+use base::{DomainName, Timestamp};
 
 use crate::audit::keys::{AuditKeyError, AuditKeys, Sealer, Tokens};
 use crate::audit::record::AuditRecord;
@@ -33,7 +33,7 @@ impl AuditLog {
     pub async fn append(&self, records: Vec<AuditRecord>) -> Result<u64, AuditUnavailable> {
         let mut sealed = Vec::with_capacity(records.len());
         for record in records.into_iter().flat_map(AuditRecord::split) {
-            sealed.push(self.seal(&record.encode()).await?);
+            sealed.push(self.seal(&record.encode(), record.at).await?);
         }
         if sealed.is_empty() {
             return Err(AuditUnavailable);
@@ -41,18 +41,18 @@ impl AuditLog {
         self.0.targets.append(sealed).await
     }
 
-    async fn seal(&self, plain: &[u8]) -> Result<bytes::Bytes, AuditUnavailable> {
-        if let Some(sealed) = self.0.sealer.load().seal(plain) {
+    async fn seal(&self, plain: &[u8], at: Timestamp) -> Result<bytes::Bytes, AuditUnavailable> {
+        if let Some(sealed) = self.0.sealer.load().seal(plain, at) {
             return Ok(sealed);
         }
         let _one = self.0.renewing.lock().await;
         // Another task may have renewed it meanwhile.
-        if let Some(sealed) = self.0.sealer.load().seal(plain) {
+        if let Some(sealed) = self.0.sealer.load().seal(plain, at) {
             return Ok(sealed);
         }
         let generation = self.0.keys.begin().await.map_err(|_| AuditUnavailable)?;
         let sealer = Arc::new(Sealer::new(&generation).map_err(|_| AuditUnavailable)?);
-        let sealed = sealer.seal(plain);
+        let sealed = sealer.seal(plain, at);
         self.0.sealer.store(sealer);
         sealed.ok_or(AuditUnavailable)
     }

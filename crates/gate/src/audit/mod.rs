@@ -7,3 +7,4 @@ pub(crate) mod log;
 pub(crate) mod reader;
 pub(crate) mod record;
 pub(crate) mod target;
+pub(crate) mod vault;

@@ -2,9 +2,9 @@
 
 use std::sync::Arc;
 
+use ::vault::{Holder, Kind, ObjectId, ObjectName, RetentionClass, Scope, Vault, VaultError};
 use async_trait::async_trait;
 use base::{Clock, DomainName};
-use vault::{Holder, Kind, ObjectId, ObjectName, RetentionClass, Scope, Vault, VaultError};
 use zeroize::Zeroizing;
 
 use crate::audit::keys::{AuditKeyError, AuditKeys, Generation};
@@ -23,7 +23,7 @@ impl VaultAuditKeys {
     }
 
     fn name<'a>(&'a self) -> ObjectName<'a> {
-        ObjectName { domain: &self.domain, kind: Kind::Config, id: b"audit-generation", version: 1 }
+        ObjectName { domain: &self.domain, kind: Kind::Audit, id: b"generation", version: 1 }
     }
 }
 
@@ -54,4 +54,3 @@ impl AuditKeys for VaultAuditKeys {
         self.vault.derive(label)
     }
 }
-
