@@ -4,6 +4,7 @@
 //! and profiles are refused at compile time. Errors name the expression, never the data. Views build on it: `view`.
 
 mod ast;
+mod check;
 mod decimal;
 mod error;
 mod eval;
@@ -151,6 +152,13 @@ impl Expr {
             },
             _ => Err(PathError::new(PathErrorKind::Execution, 0, "the path gives more than one value")),
         }
+    }
+
+    /// Mistakes that can be seen without data, for a focus of this type: unknown elements above all.
+    pub fn check(&self, focus_type: Option<&str>, types: &dyn TypeInfo) -> Vec<PathError> {
+        let mut check = check::Check { ast: &self.ast, types, found: Vec::new() };
+        check.run(focus_type);
+        check.found
     }
 
     /// The names of the variables used, without the percent sign.

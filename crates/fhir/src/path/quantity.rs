@@ -401,7 +401,7 @@ impl<'a> Quantity<'a> {
 fn convert(value: Decimal, from: Unit, to: Unit) -> Option<Decimal> {
     let num = from.num.checked_mul(to.den)?;
     let den = from.den.checked_mul(to.num)?;
-    scale(value.mul(Decimal::new(num, 0)?)?.div(Decimal::new(den, 0)?)?, from.exp - to.exp)
+    scale(value.mul(Decimal::new(num, 0)?)?.div(Decimal::new(den, 0)?)?, from.exp - to.exp).map(Decimal::normal)
 }
 
 /// Equality after rounding to the digits of the less precise one; trailing zeros do not count as digits.

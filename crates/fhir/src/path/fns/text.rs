@@ -93,12 +93,7 @@ fn substring<'a>(eval: &Eval<'a>, id: NodeId, text: &str, scope: Scope<'_, 'a>) 
 fn replaced(eval: &Eval<'_>, id: NodeId, text: &str, pattern: &str, with: &str) -> Result<String, PathError> {
     let hits = if pattern.is_empty() { text.len() + 1 } else { text.matches(pattern).count() };
     eval.spend(id, hits.saturating_mul(with.len()) / 64)?;
-    // `replace('', 'x')` puts x around every character, but not at the end (R4 suite).
-    let out = text.replace(pattern, with);
-    Ok(match pattern.is_empty() {
-        true => text.chars().flat_map(|c| [with.to_owned(), c.to_string()]).collect(),
-        false => out,
-    })
+    Ok(text.replace(pattern, with))
 }
 
 /// A dot also matches line ends (FHIRPath §5.6.8).
