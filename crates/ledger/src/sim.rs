@@ -37,6 +37,14 @@ enum NameOp {
     Remove(PathBuf),
 }
 
+impl NameOp {
+    fn path(&self) -> &Path {
+        match self {
+            NameOp::Link(path, _) | NameOp::Rename(_, path) | NameOp::Remove(path) => path,
+        }
+    }
+}
+
 struct State {
     random: SeededEntropy,
     inodes: Vec<Inode>,
@@ -201,12 +209,16 @@ impl State {
         if is_cut { Err(Self::off()) } else { Ok(()) }
     }
 
-    fn sync_names(&mut self) -> io::Result<()> {
+    /// Makes the names in these folders durable, those in others not.
+    fn sync_names(&mut self, folders: &BTreeSet<&Path>) -> io::Result<()> {
         self.check_power()?;
         if self.change() {
             return Err(Self::off());
         }
-        self.name_ops.drain(..).for_each(|op| apply(&op, &mut self.durable_names));
+        let (synced, rest) =
+            self.name_ops.drain(..).partition(|op| op.path().parent().is_some_and(|folder| folders.contains(folder)));
+        self.name_ops = rest;
+        Vec::into_iter(synced).for_each(|op| apply(&op, &mut self.durable_names));
         Ok(())
     }
 
@@ -227,7 +239,7 @@ impl State {
         for (path, _) in files {
             self.name(NameOp::Rename(temp_path(path), path.clone()))?;
         }
-        self.sync_names()
+        self.sync_names(&files.iter().filter_map(|(path, _)| path.parent()).collect())
     }
 
     fn power_cut(&mut self) {
@@ -326,8 +338,8 @@ impl Disk for SimDisk {
         self.0.lock().publish(files)
     }
 
-    fn sync_folder(&self, _folder: &Path) -> io::Result<()> {
-        self.0.lock().sync_names()
+    fn sync_folder(&self, folder: &Path) -> io::Result<()> {
+        self.0.lock().sync_names(&BTreeSet::from([folder]))
     }
 
     fn remove(&self, path: &Path) -> io::Result<()> {
