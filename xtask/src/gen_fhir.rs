@@ -165,6 +165,9 @@ fn element_line(element: &Value, own: &str, nested: bool, sets: &mut ValueSets) 
     };
     let types = if nested {
         text(element, "path").to_owned()
+    } else if text(element, "path") == "Resource.id" {
+        // The definitions say string here; R4 §2.26.3 says id.
+        "id".to_owned()
     } else if let Some(path) = text(element, "contentReference").strip_prefix('#') {
         path.to_owned()
     } else {

@@ -56,6 +56,18 @@ pub struct TypeRef {
     index: u16,
 }
 
+/// What a member of a JSON object is.
+#[derive(Debug, Clone, Copy)]
+pub struct Property<'a> {
+    pub element: &'a Element,
+    /// The one of its types that the name says.
+    pub kind: &'a TypeRef,
+    /// Of the element within its type.
+    pub index: usize,
+    /// Of the type within the element.
+    pub choice: u16,
+}
+
 impl TypeRef {
     pub fn definition(&self) -> &'static Type {
         &tables().types[usize::from(self.index)]
@@ -82,11 +94,11 @@ impl CodeSet {
 impl Type {
     /// The element and type that a JSON member of this name has; `valueQuantity` gives `value[x]` as Quantity.
     /// Not for the `_name` siblings of primitives.
-    pub fn property(&self, json_name: &str) -> Option<(&Element, &TypeRef)> {
+    pub fn property(&self, json_name: &str) -> Option<Property<'_>> {
         let at = self.properties.binary_search_by(|(name, ..)| (**name).cmp(json_name)).ok()?;
-        let (_, element, kind) = &self.properties[at];
-        let element = &self.elements[usize::from(*element)];
-        Some((element, &element.types[usize::from(*kind)]))
+        let (_, index, choice) = self.properties[at];
+        let element = &self.elements[usize::from(index)];
+        Some(Property { element, kind: &element.types[usize::from(choice)], index: usize::from(index), choice })
     }
 
     /// The element of this name, without `[x]`.
@@ -253,6 +265,7 @@ mod tests {
             assert_eq!(element.codes.is_some(), line.contains(" ="), "{line}");
         }
         for kind in &tables().types {
+            assert!(kind.elements.len() <= 128, "{}: validate keeps a bit per element", kind.name);
             assert!(kind.base.is_none_or(|b| type_named(b).is_some()), "{}", kind.name);
             let mut names: Vec<_> = kind.properties.iter().map(|p| &p.0).collect();
             names.dedup();
@@ -265,14 +278,14 @@ mod tests {
         assert_eq!(resource_types().count(), 146);
         let patient = resource_type("Patient").unwrap();
         assert_eq!(patient.elements[0].name, "id");
-        let (element, kind) = patient.property("deceasedDateTime").unwrap();
-        assert_eq!((element.name, element.choice, kind.name), ("deceased", true, "dateTime"));
+        let died = patient.property("deceasedDateTime").unwrap();
+        assert_eq!((died.element.name, died.element.choice, died.kind.name), ("deceased", true, "dateTime"));
         assert!(patient.property("deceased").is_none() && patient.property("deceasedString").is_none());
-        let contact = patient.property("contact").unwrap().1.definition();
+        let contact = patient.property("contact").unwrap().kind.definition();
         assert_eq!((contact.name, contact.is_a("BackboneElement")), ("Patient.contact", true));
         assert!(contact.property("modifierExtension").is_some());
         assert!(type_named("Age").unwrap().is_a("Quantity") && type_named("Age").unwrap().property("value").is_some());
-        assert_eq!(type_named("Bundle.entry").unwrap().property("link").unwrap().1.name, "Bundle.link");
+        assert_eq!(type_named("Bundle.entry").unwrap().property("link").unwrap().kind.name, "Bundle.link");
         assert!(code_set("administrative-gender").unwrap().has_code("female"));
         assert!(resource_type("DomainResource").is_none() && resource_type("HumanName").is_none());
     }

@@ -6,7 +6,13 @@
 #[macro_use]
 pub mod json;
 
+pub mod bundle;
 pub mod definitions;
 pub mod path;
+pub mod reference;
 pub mod search;
+#[cfg(test)]
+mod testing;
+pub mod time;
+pub mod validate;
 pub mod view;
