@@ -1,1 +1,28 @@
-//! Objects, catalog, silver and the search index.
+//! What a node keeps beside its logs: objects, the catalog, silver and the search index.
+//!
+//! - [`objects`]: large sealed things, durable when acknowledged.
+//! - [`Catalog`]: the SQL database; [`SqlKeyTable`]: the vault's tables, in a database of their own.
+//! - [`Silver`]: sealed versions of FHIR resources, read, searched and written under a [`base::Permit`].
+//! - [`Control`]: caches of the control log.
+//!
+//! All of it is derived from the logs but for keys and large objects. Nothing here decides who may see what (`gate`)
+//! or what a resource means (`fhir`, `clinical`); it checks what a permit covers, row by row.
+
+mod catalog;
+mod control;
+mod error;
+mod index;
+mod keys;
+pub mod objects;
+mod secrets;
+mod silver;
+mod sql;
+
+pub use catalog::Catalog;
+pub use control::{Control, ControlDoc, ProductSnapshot};
+pub use error::StoreError;
+pub use keys::SqlKeyTable;
+pub use silver::{
+    Batch, Found, NewVersion, Outcome, Progress, REFINE, RETENTION_DEFAULT, Resource, Scanned, SearchPage, Seen,
+    SetAside, SetAsideEntry, Silver, SilverParts, Traced,
+};

@@ -1,0 +1,63 @@
+//! The catalog: resource versions, outcomes, positions of consumers, what was set aside, caches of the control log.
+//!
+//! Clear columns hold no PHI: a resource is found by a keyed token of its type and id, since clients choose ids (and
+//! choose medical record numbers). Bodies are sealed before they come here. Reading and writing is `silver`'s and
+//! `control`'s matter.
+
+use crate::StoreError;
+use crate::sql::{Database, Migration};
+
+/// The SQL database of a node.
+#[derive(Clone)]
+pub struct Catalog {
+    pub(crate) db: Database,
+}
+
+impl Catalog {
+    /// Opens or creates it. `sqlite:PATH` or `postgres://...`.
+    pub async fn open(url: &str) -> Result<Catalog, StoreError> {
+        Ok(Catalog { db: Database::open(url, MIGRATIONS).await? })
+    }
+
+    pub async fn close(&self) {
+        self.db.close().await;
+    }
+}
+
+const MIGRATIONS: &[Migration] = &[Migration { version: 1, statements: FIRST }];
+
+const FIRST: &[&str] = &[
+    // The last change number and patient ordinal given out.
+    "CREATE TABLE domain_state (domain TEXT PRIMARY KEY, change BIGINT NOT NULL, ordinal BIGINT NOT NULL)",
+    "CREATE TABLE resource_version (
+        domain TEXT NOT NULL, change BIGINT NOT NULL, token {blob} NOT NULL, version BIGINT NOT NULL,
+        rtype TEXT NOT NULL, ordinal BIGINT NOT NULL, sensitivity BIGINT NOT NULL, last_updated BIGINT NOT NULL,
+        deleted BIGINT NOT NULL, positions {blob} NOT NULL, object {blob} NOT NULL, body {blob} NOT NULL,
+        PRIMARY KEY (domain, change))",
+    "CREATE UNIQUE INDEX resource_version_token ON resource_version (domain, token, version)",
+    "CREATE INDEX resource_version_type ON resource_version (domain, rtype, change)",
+    // From a journal position to the versions that came of it.
+    "CREATE TABLE lineage (domain TEXT NOT NULL, position BIGINT NOT NULL, change BIGINT NOT NULL,
+        PRIMARY KEY (domain, position, change)) {rowless}",
+    "CREATE TABLE patient (domain TEXT NOT NULL, ordinal BIGINT NOT NULL, upto BIGINT NOT NULL,
+        PRIMARY KEY (domain, ordinal)) {rowless}",
+    "CREATE TABLE outcome (domain TEXT NOT NULL, position BIGINT NOT NULL, status BIGINT NOT NULL, at BIGINT NOT NULL,
+        object {blob} NOT NULL, body {blob} NOT NULL, PRIMARY KEY (domain, position))",
+    // `key` is a keyed token; `hash` lies under a pad of its own.
+    "CREATE TABLE seen (domain TEXT NOT NULL, source TEXT NOT NULL, key TEXT NOT NULL, position BIGINT NOT NULL,
+        hash {blob} NOT NULL, at BIGINT NOT NULL, PRIMARY KEY (domain, source, key, position)) {rowless}",
+    "CREATE INDEX seen_at ON seen (domain, at)",
+    "CREATE TABLE set_aside (domain TEXT NOT NULL, position BIGINT NOT NULL, unit BIGINT NOT NULL,
+        source TEXT NOT NULL, place TEXT NOT NULL, code TEXT NOT NULL, reason TEXT NOT NULL, critical BIGINT NOT NULL,
+        at BIGINT NOT NULL, resolved BIGINT NOT NULL, PRIMARY KEY (domain, position, unit)) {rowless}",
+    "CREATE TABLE consumer (domain TEXT NOT NULL, name TEXT NOT NULL, log TEXT NOT NULL, position BIGINT NOT NULL,
+        PRIMARY KEY (domain, name, log)) {rowless}",
+    "CREATE TABLE counter (domain TEXT NOT NULL, source TEXT NOT NULL, name TEXT NOT NULL, n BIGINT NOT NULL,
+        PRIMARY KEY (domain, source, name)) {rowless}",
+    // Caches of the control log; `position` is the entry that says so.
+    "CREATE TABLE control_doc (kind TEXT NOT NULL, key TEXT NOT NULL, position BIGINT NOT NULL,
+        object {blob} NOT NULL, body {blob} NOT NULL, PRIMARY KEY (kind, key))",
+    "CREATE TABLE product_snapshot (domain TEXT NOT NULL, product TEXT NOT NULL, snapshot TEXT NOT NULL,
+        position BIGINT NOT NULL, created BIGINT NOT NULL, object {blob} NOT NULL, manifest {blob} NOT NULL,
+        PRIMARY KEY (domain, product, snapshot))",
+];

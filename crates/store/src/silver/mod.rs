@@ -1,0 +1,183 @@
+//! Silver: sealed versions of FHIR resources, read under a permit that covers each of them.
+//!
+//! Writing is in `commit`, searching in `search`, what consumers keep beside resources in `work`. What a resource means
+//! is `clinical`'s and `fhir`'s matter; who may see it was decided by `gate` and is checked here, row by row.
+
+mod commit;
+mod follow;
+mod read;
+mod search;
+mod types;
+mod work;
+
+#[cfg(test)]
+mod tests;
+
+use std::collections::HashMap;
+use std::path::PathBuf;
+use std::sync::Arc;
+
+use base::{Clock, DomainName, Entropy, Layer, Limits, LogName, Ordinal, Permit, Sensitivity, Target, Timestamp};
+use tokio::sync::watch;
+use vault::{Holder, RetentionClass, Scope, Vault};
+
+pub use follow::Progress;
+pub use search::{Found, SearchPage};
+pub use types::{Batch, NewVersion, Outcome, Resource, Scanned, Seen, SetAside, SetAsideEntry, Traced};
+
+use crate::index::Index;
+use crate::secrets::Secrets;
+use crate::{Catalog, StoreError};
+
+/// The consumer whose position is the domain's applied position.
+pub const REFINE: &str = "refine";
+
+/// How long clinical records are kept unless the domain says otherwise.
+pub const RETENTION_DEFAULT: &str = "clinical-6y";
+
+/// What silver is built of.
+pub struct SilverParts {
+    pub catalog: Catalog,
+    pub vault: Vault,
+    /// Where the search indexes lie: one file per domain, derived, never backed up.
+    pub index_dir: PathBuf,
+    pub domains: Vec<DomainName>,
+    pub clock: Arc<dyn Clock>,
+    pub entropy: Arc<dyn Entropy>,
+    pub limits: Arc<Limits>,
+}
+
+/// The silver layer of every domain of this node.
+#[derive(Clone)]
+pub struct Silver(Arc<Inner>);
+
+struct Inner {
+    catalog: Catalog,
+    vault: Vault,
+    secrets: Secrets,
+    clock: Arc<dyn Clock>,
+    limits: Arc<Limits>,
+    retention: RetentionClass,
+    domains: HashMap<DomainName, Domain>,
+    #[cfg(test)]
+    fault: parking_lot::Mutex<Option<commit::Step>>,
+}
+
+struct Domain {
+    index: Index,
+    applied: watch::Sender<u64>,
+    /// Held from the first to the last step of a commit, so that the index sees changes in their order.
+    commit: tokio::sync::Mutex<()>,
+}
+
+impl Silver {
+    /// Opens every domain's index, follows it up to silver, and reads where refine stands.
+    pub async fn open(parts: SilverParts) -> Result<Silver, StoreError> {
+        let secrets = Secrets::new(&parts.vault, parts.entropy)?;
+        let retention = RetentionClass::parse(RETENTION_DEFAULT)
+            .map_err(|_| StoreError::Invalid("a retention class that is not known"))?;
+        let mut domains = HashMap::new();
+        for domain in parts.domains {
+            let key = parts.vault.derive(&format!("index/{domain}"));
+            let path = parts.index_dir.join(format!("{domain}.index"));
+            let index = Index::open(path, key).await?;
+            let applied = watch::Sender::new(applied(&parts.catalog, &domain).await?);
+            domains.insert(domain, Domain { index, applied, commit: tokio::sync::Mutex::new(()) });
+        }
+        let silver = Silver(Arc::new(Inner {
+            catalog: parts.catalog,
+            vault: parts.vault,
+            secrets,
+            clock: parts.clock,
+            limits: parts.limits,
+            retention,
+            domains,
+            #[cfg(test)]
+            fault: parking_lot::Mutex::new(None),
+        }));
+        for domain in silver.0.domains.keys() {
+            silver.follow(domain, &mut |_| {}).await?;
+        }
+        Ok(silver)
+    }
+
+    fn domain(&self, domain: &DomainName) -> Result<&Domain, StoreError> {
+        self.0.domains.get(domain).ok_or(StoreError::UnknownDomain)
+    }
+
+    /// How far refine has applied the domain's journal: entries below this index are in silver and in the index.
+    /// For a domain that is not served here it stays at 0.
+    pub fn applied(&self, domain: &DomainName) -> watch::Receiver<u64> {
+        match self.0.domains.get(domain) {
+            Some(domain) => domain.applied.subscribe(),
+            None => watch::Sender::new(0).subscribe(),
+        }
+    }
+
+    /// The key scope of what a record holds and when it came.
+    pub fn scope(&self, domain: &DomainName, holder: Holder, at: Timestamp) -> Scope {
+        let year = u16::try_from(at.year()).unwrap_or_default();
+        Scope { domain: domain.clone(), holder, retention: self.0.retention.clone(), year }
+    }
+
+    /// The scope of a resource about this patient.
+    pub(crate) fn record_scope(&self, domain: &DomainName, patient: Ordinal, at: Timestamp) -> Scope {
+        let known = patient.is_patient() && patient != Ordinal::UNKNOWN;
+        self.scope(domain, if known { Holder::Record(patient) } else { Holder::Shared }, at)
+    }
+
+    fn check_live<R>(&self, permit: &Permit<R>) -> Result<(), StoreError> {
+        if permit.is_live(self.0.clock.now()) { Ok(()) } else { Err(StoreError::Expired) }
+    }
+
+    /// Seals a page link of a door: it opens for the same principal and request only.
+    pub fn seal_link(&self, bound: &[u8], plain: &[u8]) -> Result<String, StoreError> {
+        self.0.secrets.seal_link(bound, plain)
+    }
+
+    pub fn open_link(&self, bound: &[u8], link: &str) -> Result<Vec<u8>, StoreError> {
+        self.0.secrets.open_link(bound, link)
+    }
+}
+
+fn target<'a>(domain: &'a DomainName, kind: &'a str, patient: Ordinal, sensitivity: Sensitivity) -> Target<'a> {
+    Target { domain, layer: Layer::Silver, kind, patient, sensitivity }
+}
+
+async fn applied(catalog: &Catalog, domain: &DomainName) -> Result<u64, StoreError> {
+    let row =
+        sqlx::query_as::<_, (i64,)>("SELECT COALESCE(MAX(position), 0) FROM consumer WHERE domain = $1 AND name = $2")
+            .bind(domain.as_str())
+            .bind(REFINE)
+            .fetch_one(catalog.db.readers())
+            .await?;
+    Ok(crate::sql::unbig(row.0))
+}
+
+impl Silver {
+    /// How much of a log a consumer has applied.
+    pub async fn position(&self, domain: &DomainName, consumer: &str, log: &LogName) -> Result<u64, StoreError> {
+        let row =
+            sqlx::query_as::<_, (i64,)>("SELECT position FROM consumer WHERE domain = $1 AND name = $2 AND log = $3")
+                .bind(domain.as_str())
+                .bind(consumer)
+                .bind(log.as_str())
+                .fetch_optional(self.0.catalog.db.readers())
+                .await?;
+        Ok(row.map_or(0, |row| crate::sql::unbig(row.0)))
+    }
+
+    /// The ordinal that the next new source record of the domain gets.
+    pub async fn next_ordinal(&self, domain: &DomainName) -> Result<Ordinal, StoreError> {
+        let row = sqlx::query_as::<_, (i64,)>("SELECT ordinal FROM domain_state WHERE domain = $1")
+            .bind(domain.as_str())
+            .fetch_optional(self.0.catalog.db.readers())
+            .await?;
+        let last = row.map_or(0, |row| row.0);
+        u32::try_from(last + 1)
+            .ok()
+            .filter(|next| *next < Ordinal::UNKNOWN.0)
+            .map(Ordinal)
+            .ok_or(StoreError::Invalid("more source records than a domain can number"))
+    }
+}

@@ -1,0 +1,330 @@
+//! One SQL database behind an URL: pools, settings, migrations, inserts of many rows.
+//!
+//! One dialect serves SQLite and PostgreSQL: `$1` placeholders, BIGINT, TEXT, and `{blob}`, `{rowless}` filled in by
+//! the migrations alone. Values travel as bind parameters only. What is stored is `catalog`'s and `keys`'s matter.
+
+use std::fmt::Write as _;
+use std::sync::{Arc, Once};
+
+use sqlx::any::{AnyArguments, AnyConnectOptions, AnyPoolOptions};
+use sqlx::{Any, AnyConnection, AnyPool, Arguments as _, AssertSqlSafe, Executor as _, Row as _, Transaction};
+use tokio::sync::{Mutex, OwnedMutexGuard};
+
+use crate::StoreError;
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Backend {
+    Sqlite,
+    Postgres,
+}
+
+/// A migration: its number and statements. Never changed once released; a later one corrects it.
+pub(crate) struct Migration {
+    pub version: i64,
+    pub statements: &'static [&'static str],
+}
+
+/// Readers in a pool; one writer at a time.
+#[derive(Clone)]
+pub(crate) struct Database {
+    backend: Backend,
+    readers: AnyPool,
+    writer: AnyPool,
+    turn: Arc<Mutex<()>>,
+}
+
+/// The writer's turn: a transaction that nobody else in this process writes beside.
+pub(crate) struct WriteTurn {
+    pub tx: Transaction<'static, Any>,
+    _turn: OwnedMutexGuard<()>,
+}
+
+impl WriteTurn {
+    pub async fn commit(self) -> Result<(), StoreError> {
+        Ok(self.tx.commit().await?)
+    }
+}
+
+const READERS_MAX: u32 = 8;
+
+impl Database {
+    /// Opens or creates the database and brings its schema up to date. `sqlite:PATH` or `postgres://...`.
+    pub async fn open(url: &str, migrations: &[Migration]) -> Result<Self, StoreError> {
+        static DRIVERS: Once = Once::new();
+        DRIVERS.call_once(sqlx::any::install_default_drivers);
+        let (backend, url) = prepare_url(url)?;
+        let options: AnyConnectOptions = url.parse()?;
+        let pool = |connections: u32| {
+            AnyPoolOptions::new()
+                .max_connections(connections)
+                .min_connections(1)
+                .idle_timeout(None)
+                .max_lifetime(None)
+                .test_before_acquire(backend == Backend::Postgres)
+                .after_connect(move |connection, _| Box::pin(settings(connection, backend)))
+                .connect_with(options.clone())
+        };
+        let writer = pool(1).await?;
+        migrate(&writer, backend, migrations).await?;
+        let readers = pool(READERS_MAX).await?;
+        Ok(Database { backend, readers, writer, turn: Arc::default() })
+    }
+
+    pub fn readers(&self) -> &AnyPool {
+        &self.readers
+    }
+
+    /// Waits for the writer's turn and begins its transaction. Dropped without a commit, nothing is written.
+    pub async fn write(&self) -> Result<WriteTurn, StoreError> {
+        let turn = self.turn.clone().lock_owned().await;
+        let tx = match self.backend {
+            // Takes the lock at once: a deferred transaction could fail where it begins to write.
+            Backend::Sqlite => self.writer.begin_with("BEGIN IMMEDIATE").await?,
+            Backend::Postgres => self.writer.begin().await?,
+        };
+        Ok(WriteTurn { tx, _turn: turn })
+    }
+
+    /// Moves SQLite's log into the file and empties it, so that what was deleted is in neither. A reader at work can
+    /// put that off to the next time.
+    pub async fn scrub(&self) -> Result<(), StoreError> {
+        if self.backend == Backend::Sqlite {
+            let _turn = self.turn.lock().await;
+            sqlx::query("PRAGMA wal_checkpoint(TRUNCATE)").fetch_all(&self.writer).await?;
+        }
+        Ok(())
+    }
+
+    pub async fn close(&self) {
+        self.readers.close().await;
+        self.writer.close().await;
+    }
+}
+
+/// The file of a SQLite database is made here, so that nobody else can read it.
+fn prepare_url(url: &str) -> Result<(Backend, String), StoreError> {
+    if url.starts_with("postgres:") || url.starts_with("postgresql:") {
+        return Ok((Backend::Postgres, url.to_owned()));
+    }
+    let path = url.strip_prefix("sqlite:").ok_or_else(|| StoreError::unsupported("a catalog URL of this kind"))?;
+    let path = path.strip_prefix("//").unwrap_or(path);
+    if path.is_empty() || path.contains([':', '?', '%']) {
+        return Err(StoreError::unsupported("a SQLite URL with options, or in memory,"));
+    }
+    use std::os::unix::fs::OpenOptionsExt as _;
+    std::fs::OpenOptions::new()
+        .create(true)
+        .append(true)
+        .mode(0o600)
+        .open(path)
+        .map_err(|source| StoreError::Io { what: "make its database file", source })?;
+    Ok((Backend::Sqlite, format!("sqlite://{path}?mode=rw")))
+}
+
+/// FULL syncs the log at each commit (law 1); temporary tables stay in memory (law 2).
+async fn settings(connection: &mut AnyConnection, backend: Backend) -> sqlx::Result<()> {
+    if backend == Backend::Sqlite {
+        for pragma in [
+            "PRAGMA busy_timeout = 30000",
+            "PRAGMA journal_mode = WAL",
+            "PRAGMA synchronous = FULL",
+            "PRAGMA secure_delete = ON",
+            "PRAGMA foreign_keys = ON",
+            "PRAGMA temp_store = MEMORY",
+            "PRAGMA cache_size = -16384",
+        ] {
+            connection.execute(pragma).await?;
+        }
+    }
+    Ok(())
+}
+
+async fn migrate(pool: &AnyPool, backend: Backend, migrations: &[Migration]) -> Result<(), StoreError> {
+    let mut tx = pool.begin().await?;
+    tx.execute("CREATE TABLE IF NOT EXISTS schema_version (version BIGINT PRIMARY KEY)").await?;
+    let row = sqlx::query("SELECT COALESCE(MAX(version), 0) FROM schema_version").fetch_one(&mut *tx).await?;
+    let at: i64 = row.try_get(0)?;
+    if migrations.last().is_some_and(|newest| newest.version < at) {
+        return Err(StoreError::unsupported("a catalog written by a later version of this program"));
+    }
+    let (blob, rowless) = match backend {
+        Backend::Sqlite => ("BLOB", "WITHOUT ROWID"),
+        Backend::Postgres => ("BYTEA", ""),
+    };
+    for migration in migrations.iter().filter(|m| m.version > at) {
+        for statement in migration.statements {
+            let text = statement.replace("{blob}", blob).replace("{rowless}", rowless);
+            sqlx::query(AssertSqlSafe(text)).execute(&mut *tx).await?;
+        }
+        sqlx::query("INSERT INTO schema_version (version) VALUES ($1)")
+            .bind(migration.version)
+            .execute(&mut *tx)
+            .await?;
+    }
+    Ok(tx.commit().await?)
+}
+
+/// Rows for one multi-row INSERT, gathered and then sent in few statements.
+pub(crate) struct Rows {
+    head: &'static str,
+    tail: &'static str,
+    columns: usize,
+    cells: Vec<Cell>,
+}
+
+pub(crate) enum Cell {
+    Int(i64),
+    Text(String),
+    Bytes(Vec<u8>),
+}
+
+impl From<i64> for Cell {
+    fn from(value: i64) -> Self {
+        Cell::Int(value)
+    }
+}
+
+impl From<&str> for Cell {
+    fn from(value: &str) -> Self {
+        Cell::Text(value.to_owned())
+    }
+}
+
+impl From<Vec<u8>> for Cell {
+    fn from(value: Vec<u8>) -> Self {
+        Cell::Bytes(value)
+    }
+}
+
+/// Few sizes, so that few statements are prepared; the largest stays far below SQLite's 32,766 parameters.
+const CHUNKS: [usize; 3] = [64, 8, 1];
+
+impl Rows {
+    /// `head` ends with the list of columns, `tail` is an `ON CONFLICT` clause or empty.
+    pub fn new(head: &'static str, columns: usize, tail: &'static str) -> Self {
+        Rows { head, tail, columns, cells: Vec::new() }
+    }
+
+    pub fn push<const N: usize>(&mut self, row: [Cell; N]) {
+        debug_assert_eq!(N, self.columns);
+        self.cells.extend(row);
+    }
+
+    pub async fn insert(self, connection: &mut AnyConnection) -> Result<(), StoreError> {
+        let mut left = self.cells.len() / self.columns;
+        let mut cells = self.cells.into_iter();
+        for size in CHUNKS {
+            while left >= size {
+                let mut arguments = AnyArguments::default();
+                for cell in cells.by_ref().take(size * self.columns) {
+                    add(&mut arguments, cell)?;
+                }
+                let text = statement(self.head, self.tail, self.columns, size);
+                sqlx::query_with(AssertSqlSafe(text), arguments).execute(&mut *connection).await?;
+                left -= size;
+            }
+        }
+        Ok(())
+    }
+}
+
+fn add(arguments: &mut AnyArguments, cell: Cell) -> Result<(), StoreError> {
+    match cell {
+        Cell::Int(value) => arguments.add(value),
+        Cell::Text(value) => arguments.add(value),
+        Cell::Bytes(value) => arguments.add(value),
+    }
+    .map_err(|error| StoreError::Database(sqlx::Error::Encode(error)))
+}
+
+fn statement(head: &str, tail: &str, columns: usize, rows: usize) -> String {
+    let mut text = String::with_capacity(head.len() + tail.len() + rows * columns * 6 + 16);
+    text.push_str(head);
+    text.push_str(" VALUES ");
+    for row in 0..rows {
+        text.push_str(if row == 0 { "(" } else { ",(" });
+        for column in 0..columns {
+            // Writing to a String cannot fail.
+            let _ = write!(text, "{}${}", if column == 0 { "" } else { "," }, row * columns + column + 1);
+        }
+        text.push(')');
+    }
+    text.push_str(tail);
+    text
+}
+
+/// `($2,$3,...)` for `count` values after `before` others, padded by the caller to one of few sizes.
+pub(crate) fn placeholders(before: usize, count: usize) -> String {
+    let mut text = String::from("(");
+    for n in 0..count {
+        let _ = write!(text, "{}${}", if n == 0 { "" } else { "," }, before + n + 1);
+    }
+    text.push(')');
+    text
+}
+
+/// Splits keys for `IN` lists into chunks of few sizes, each filled up with its last key (which changes no result).
+pub(crate) fn in_chunks<T: Clone>(keys: &[T]) -> impl Iterator<Item = Vec<T>> {
+    keys.chunks(128).map(|chunk| {
+        let size = [1, 8, 32, 128].into_iter().find(|size| *size >= chunk.len()).unwrap_or(128);
+        let mut padded = chunk.to_vec();
+        if let Some(last) = chunk.last() {
+            padded.resize(size, last.clone());
+        }
+        padded
+    })
+}
+
+/// A number that a table keeps as BIGINT.
+pub(crate) fn big(value: u64) -> Result<i64, StoreError> {
+    i64::try_from(value).map_err(|_| StoreError::Invalid("a position beyond 2^63"))
+}
+
+pub(crate) fn unbig(value: i64) -> u64 {
+    value.max(0) as u64
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn statements_number_their_parameters() {
+        assert_eq!(statement("INSERT INTO t (a,b)", "", 2, 2), "INSERT INTO t (a,b) VALUES ($1,$2),($3,$4)");
+        assert_eq!(placeholders(1, 2), "($2,$3)");
+    }
+
+    #[test]
+    fn in_lists_come_in_few_sizes() {
+        let sizes = |n: usize| in_chunks(&vec![7; n]).map(|chunk| chunk.len()).collect::<Vec<_>>();
+        assert_eq!(sizes(0), Vec::<usize>::new());
+        assert_eq!(sizes(3), [8]);
+        assert_eq!(sizes(130), [128, 8]);
+    }
+
+    #[tokio::test]
+    async fn many_rows_arrive_whole_and_a_dropped_turn_writes_nothing() {
+        const TEST: &[Migration] =
+            &[Migration { version: 1, statements: &["CREATE TABLE t (a BIGINT PRIMARY KEY, b {blob}) {rowless}"] }];
+        let folder = tempfile::tempdir().unwrap();
+        let url = format!("sqlite:{}", folder.path().join("t.db").display());
+        let database = Database::open(&url, TEST).await.unwrap();
+        for keep in [false, true] {
+            let mut turn = database.write().await.unwrap();
+            let mut rows = Rows::new("INSERT INTO t (a,b)", 2, "");
+            for n in 0..1_000_i64 {
+                rows.push([n.into(), n.to_le_bytes().to_vec().into()]);
+            }
+            rows.insert(&mut turn.tx).await.unwrap();
+            if keep {
+                turn.commit().await.unwrap();
+            }
+        }
+        let row = sqlx::query("SELECT COUNT(*), MIN(b) FROM t").fetch_one(database.readers()).await.unwrap();
+        assert_eq!(row.get::<i64, _>(0), 1_000);
+        assert_eq!(row.get::<Vec<u8>, _>(1), 0_i64.to_le_bytes());
+        database.close().await;
+        // Opens again, its schema already there.
+        Database::open(&url, TEST).await.unwrap();
+    }
+}
