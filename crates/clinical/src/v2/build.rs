@@ -11,7 +11,7 @@ use super::convert::{Context, Fault, Said, leaf, percent};
 use super::draft::{Change, Draft};
 use super::events::{self, Effect, PatientEffect, VisitEffect};
 use super::tables::{self, Convert, Row, SegmentMap};
-use super::{Event, Fate, FieldFate, Mapped, Problem, Sender, Severity, Unit};
+use super::{Event, Fate, FieldFate, Key, Mapped, Problem, Sender, Severity, Unit};
 
 /// Units of one segment: their numbers leave room for resources that are mapped later.
 const UNITS_PER_SEGMENT: u32 = 8;
@@ -20,6 +20,9 @@ const UNITS_PER_SEGMENT: u32 = 8;
 const FIELDS_LOOKED_BACK: usize = 4_200;
 
 pub(super) const SET_ASIDE: Fate = Fate::Kept("set aside with its segment: see the problem");
+
+/// Type, parent unit, and number or natural key.
+type UnitName = (&'static str, Option<u32>, String, String);
 
 /// Where the walk is: the units that the next segment belongs to, by their index.
 #[derive(Default)]
@@ -31,8 +34,8 @@ pub(super) struct Group<'m> {
     pub request: Option<Segment<'m>>,
     pub report: Option<usize>,
     pub observation: Option<usize>,
-    /// How often each natural key came within the report.
-    pub naturals: HashMap<String, u32>,
+    /// How often each natural key came within its parent unit.
+    pub naturals: HashMap<(Option<u32>, String), u32>,
 }
 
 pub(super) struct Builder<'m> {
@@ -42,6 +45,8 @@ pub(super) struct Builder<'m> {
     pub effect: Effect,
     pub units: Vec<Unit>,
     pub group: Group<'m>,
+    /// The units by what they are found by.
+    named: HashMap<UnitName, usize>,
     fates: Vec<FieldFate>,
     fates_max: usize,
     problems: Vec<Problem>,
@@ -67,6 +72,7 @@ impl<'m> Builder<'m> {
             effect,
             units: Vec::new(),
             group: Group::default(),
+            named: HashMap::new(),
             fates: Vec::new(),
             fates_max: limits.hl7_segments_max.saturating_mul(4),
             problems: Vec::new(),
@@ -137,7 +143,12 @@ impl<'m> Builder<'m> {
     fn check_event(&mut self) {
         let said = |path| self.message.get(path).map(|t| t.trim().to_owned()).filter(|t| !t.is_empty());
         if said("EVN-1.1").is_some_and(|event| event != self.event.trigger) {
-            self.tag(Problem::WHOLE, "EVN-1".into(), "event-contradicts", "EVN-1 names another event than MSH-9.2, which decides");
+            self.tag(
+                Problem::WHOLE,
+                "EVN-1".into(),
+                "event-contradicts",
+                "EVN-1 names another event than MSH-9.2, which decides",
+            );
         }
         if said("MSH-9.3").is_some_and(|structure| structure != self.event.structure) {
             let text = "MSH-9.3 names another structure than the standard gives this event";
@@ -273,20 +284,29 @@ impl<'m> Builder<'m> {
     fn more_of(&mut self, segment: Segment<'m>, unit: Option<usize>, map: &'static SegmentMap) {
         match unit {
             None => self.all_fields(segment, &Fate::Kept("what it belongs to is not mapped in this message")),
-            Some(at) => self.with_draft(at, |builder, draft| builder.fields(segment, &[map], Some(draft))),
+            Some(at) => {
+                let draft = &self.units[at].draft;
+                let mut more = Draft::new(draft.rtype, draft.policy);
+                self.fields(segment, &[map], Some(&mut more));
+                self.units[at].draft.follow(more);
+            }
         }
     }
 
-    /// Works on a unit's draft while the builder is free.
-    pub fn with_draft(&mut self, at: usize, work: impl FnOnce(&mut Self, &mut Draft)) {
-        let rtype = self.units[at].draft.rtype;
-        let policy = self.units[at].draft.policy;
-        let mut draft = std::mem::replace(&mut self.units[at].draft, Draft::new(rtype, policy));
-        work(self, &mut draft);
-        self.units[at].draft = draft;
-    }
-
-    pub fn push_unit(&mut self, segment: Segment<'m>, key: super::Key, draft: Draft) -> usize {
+    /// Takes a unit in. A message that speaks twice of one resource says it all of that one: the later draft follows
+    /// the earlier.
+    pub fn push_unit(&mut self, segment: Segment<'m>, key: Key, draft: Draft) -> usize {
+        let names: Vec<UnitName> = match &key {
+            Key::Identifiers(numbers) => {
+                numbers.iter().map(|(s, v)| (draft.rtype, None, s.clone(), v.clone())).collect()
+            }
+            Key::Within { unit, natural } => vec![(draft.rtype, Some(*unit), String::new(), natural.clone())],
+        };
+        if let Some(at) = names.iter().find_map(|name| self.named.get(name)).copied() {
+            self.units[at].draft.follow(draft);
+            return at;
+        }
+        self.named.extend(names.into_iter().map(|name| (name, self.units.len())));
         self.units.push(Unit { n: unit_number(segment), place: place_of(segment), key, draft });
         self.units.len() - 1
     }

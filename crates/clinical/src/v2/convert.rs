@@ -234,9 +234,8 @@ impl Context<'_> {
     /// CWE of an organization: code and name.
     pub fn coded_organization(&self, cwe: Element<'_>) -> Option<Value> {
         let system = leaf(cwe.component(3)).map_or_else(|| self.facility.clone(), |name| coding_system(&name));
-        let identifier = leaf(cwe.component(1)).and_then(|value| {
-            object([("system", Some(Value::from(system))), ("value", Some(Value::from(value)))])
-        });
+        let identifier = leaf(cwe.component(1))
+            .and_then(|value| object([("system", Some(Value::from(system))), ("value", Some(Value::from(value)))]));
         reference("Organization", identifier, leaf(cwe.component(2)))
     }
 
@@ -251,9 +250,11 @@ impl Context<'_> {
             return None;
         }
         let key = parts.map(|p| p.as_deref().unwrap_or_default().replace('|', " ")).join("|");
-        let identifier = json!({"system": (format!("{}:place", self.facility_urn())), "value": (key.trim_end_matches('|'))});
+        let identifier = json!({"system": (self.place_system()), "value": (key.trim_end_matches('|'))});
         let mut words: Vec<String> = care.into_iter().collect();
-        for (label, part) in [("room ", room), ("bed ", bed), ("", facility), ("building ", building), ("floor ", floor)] {
+        for (label, part) in
+            [("room ", room), ("bed ", bed), ("", facility), ("building ", building), ("floor ", floor)]
+        {
             words.extend(part.map(|p| format!("{label}{p}")));
         }
         reference("Location", Some(identifier), Some(words.join(", ")))
@@ -266,11 +267,9 @@ impl Context<'_> {
         reference("Location", None, display)
     }
 
-    fn facility_urn(&self) -> String {
-        match self.facility.starts_with("urn:wardmesh:") {
-            true => self.facility.clone(),
-            false => format!("urn:wardmesh:assigner:{}", percent(&self.facility)),
-        }
+    fn place_system(&self) -> String {
+        let name = self.facility.rsplit(':').next().unwrap_or(&self.facility);
+        format!("urn:wardmesh:place:{}", percent(name))
     }
 
     /// XAD. `county` is PID-12, for a sole address that names none.
@@ -415,8 +414,8 @@ impl Context<'_> {
 
     /// The time of day of a birth, for the extension beside `birthDate`.
     pub fn birth_time(&self, ts: Element<'_>) -> Converted {
-        let Some(sent) = leaf(ts) else { return Ok(Said::Nothing) };
-        let time = DateTime::parse(&sent)?;
+        // A date that cannot be read is told where it becomes `birthDate`.
+        let Some(time) = leaf(ts).and_then(|t| DateTime::parse(&t).ok()) else { return Ok(Said::Nothing) };
         let told = time.to_date_time(self.sender.utc_offset);
         if !told.contains('T') {
             return Ok(Said::Remove);
@@ -429,7 +428,9 @@ impl Context<'_> {
         let Some(sent) = leaf(element) else { return Ok(Said::Nothing) };
         match vocabulary::code(codes, &sent) {
             Some(code) => Ok(Said::Value(Value::from(code))),
-            None => Err(fault("code-unknown", "a code that its HL7 table does not have: kept in the journal, not mapped")),
+            None => {
+                Err(fault("code-unknown", "a code that its HL7 table does not have: kept in the journal, not mapped"))
+            }
         }
     }
 

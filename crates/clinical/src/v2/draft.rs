@@ -28,11 +28,16 @@ pub enum Change {
     /// Only where the resource says nothing yet.
     Default(Value),
     /// The items of a repeating element that the field (`PID-3`) says now, in place of those it said before.
-    Items { field: String, values: Vec<Value> },
+    Items {
+        field: String,
+        values: Vec<Value>,
+    },
     /// Adds items that are not there yet, and takes none away: results of a report, links of a merge.
     Add(Vec<Value>),
     /// Removes what the field said before.
-    RemoveItems { field: String },
+    RemoveItems {
+        field: String,
+    },
     Remove,
 }
 
@@ -79,6 +84,22 @@ const CHOICES: &[(&str, &str)] = &[
     ("DiagnosticReport", "effective"),
 ];
 
+impl Field {
+    /// The part of an element this speaks of: the items of one field, or all of it; additions are always new.
+    fn part(&self) -> Option<&str> {
+        match &self.change {
+            Change::Items { field, .. } | Change::RemoveItems { field } => Some(field),
+            Change::Set(_) | Change::Default(_) | Change::Remove => Some(""),
+            Change::Add(_) => None,
+        }
+    }
+
+    fn replaces(&self, earlier: &Field) -> bool {
+        let only_default = matches!(self.change, Change::Default(_));
+        self.path == earlier.path && self.part().is_some() && self.part() == earlier.part() && !only_default
+    }
+}
+
 impl Draft {
     pub fn new(rtype: &'static str, policy: Policy) -> Self {
         Draft { rtype, policy, fields: Vec::new() }
@@ -92,13 +113,21 @@ impl Draft {
         self.push(path, Change::Set(value.into()));
     }
 
+    /// What a later part of the same message says of the same resource: it has the last word on what both speak of.
+    pub fn follow(&mut self, later: Draft) {
+        self.fields.retain(|field| !later.fields.iter().any(|said| said.replaces(field)));
+        self.fields.extend(later.fields);
+    }
+
     /// Units that this draft refers to.
     pub fn refers_to(&self) -> Vec<u32> {
         let mut units = Vec::new();
         for field in &self.fields {
             match &field.change {
                 Change::Set(value) | Change::Default(value) => units_of(value, &mut units),
-                Change::Items { values, .. } | Change::Add(values) => values.iter().for_each(|v| units_of(v, &mut units)),
+                Change::Items { values, .. } | Change::Add(values) => {
+                    values.iter().for_each(|v| units_of(v, &mut units))
+                }
                 Change::Remove | Change::RemoveItems { .. } => {}
             }
         }
@@ -383,7 +412,10 @@ mod tests {
         let first = draft(vec![
             ("birthDate", Change::Set(json!("1924-10-10"))),
             ("gender", Change::Set(json!("male"))),
-            ("identifier", Change::Items { field: "PID-3".into(), values: vec![json!({"value": "A"}), json!({"value": "B"})] }),
+            (
+                "identifier",
+                Change::Items { field: "PID-3".into(), values: vec![json!({"value": "A"}), json!({"value": "B"})] },
+            ),
             ("identifier", Change::Items { field: "PID-19".into(), values: vec![json!({"value": "S"})] }),
         ]);
         let one = apply(&first, None).unwrap();
@@ -426,7 +458,13 @@ mod tests {
     fn references_between_units_are_resolved_or_left_out() {
         let said = draft(vec![
             ("managingOrganization", Change::Set(resource_reference(3))),
-            ("link", Change::Add(vec![json!({"other": (resource_reference(4))}), json!({"other": (resource_reference(99))})])),
+            (
+                "link",
+                Change::Add(vec![
+                    json!({"other": (resource_reference(4))}),
+                    json!({"other": (resource_reference(99))}),
+                ]),
+            ),
         ]);
         assert_eq!(said.refers_to(), [3, 4, 99]);
         let next = apply(&said, None).unwrap();

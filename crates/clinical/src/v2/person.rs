@@ -79,7 +79,8 @@ impl<'m> Builder<'m> {
     fn addresses(&mut self, segment: Segment<'m>, draft: &mut Draft) {
         let (field, county) = (segment.field(11), segment.field(12));
         let district = leaf(county);
-        let mut sole = district.clone().filter(|_| field.repetitions().count() == 1 && leaf(field.component(9)).is_none());
+        let mut sole =
+            district.clone().filter(|_| field.repetitions().count() == 1 && leaf(field.component(9)).is_none());
         let used = sole.is_some() && field.is_value();
         if field.is_null() {
             draft.push("address", Change::RemoveItems { field: "PID-11".into() });
@@ -124,7 +125,8 @@ impl<'m> Builder<'m> {
             draft.push("name", Change::Default(Value::Array(names)));
         }
         draft.set("active", false);
-        draft.push("link", Change::Add(vec![json!({"other": (resource_reference(survivor_n)), "type": "replaced-by"})]));
+        draft
+            .push("link", Change::Add(vec![json!({"other": (resource_reference(survivor_n)), "type": "replaced-by"})]));
         let loser = json!({"other": (resource_reference(unit_number(segment))), "type": "replaces"});
         self.units[survivor].draft.push("link", Change::Add(vec![loser]));
         self.push_unit(segment, Key::Identifiers(losers), draft);
@@ -133,7 +135,10 @@ impl<'m> Builder<'m> {
 
     fn can_merge(&self, losers: &[(String, String)]) -> Result<(), (usize, Fault)> {
         if losers.is_empty() {
-            return Err((1, fault("merge-without-loser", "a merge that does not say which record ends: MRG-1 is empty")));
+            return Err((
+                1,
+                fault("merge-without-loser", "a merge that does not say which record ends: MRG-1 is empty"),
+            ));
         }
         let Some(survivor) = self.group.patient else {
             return Err((0, fault("merge-without-survivor", "a merge without a usable PID before it")));

@@ -39,7 +39,6 @@ impl<'m> Builder<'m> {
         self.group.request = Some(segment);
         self.group.report = None;
         self.group.observation = None;
-        self.group.naturals.clear();
         let order = self.group.order.take();
         let mut draft = Draft::new("DiagnosticReport", Policy::CreateOrUpdate);
         self.fields(segment, &[&tables::OBR], Some(&mut draft));
@@ -159,7 +158,7 @@ impl<'m> Builder<'m> {
                 self.group.visit.map(|at| self.units[at].n).or(self.patient_unit())
             }
         };
-        let count = self.group.naturals.entry(natural.clone()).or_default();
+        let count = self.group.naturals.entry((parent, natural.clone())).or_default();
         *count += 1;
         if *count > 1 {
             natural.push_str(&format!("#{count}"));

@@ -126,7 +126,9 @@ pub fn convert(context: &Context<'_>, element: Element<'_>, by: &Convert) -> Res
         Convert::NamedPerson => context.named_person(element),
         Convert::Organization => context.organization(element),
         Convert::CodedOrganization => context.coded_organization(element),
-        Convert::Location(status) => context.place(element).map(|place| json!({"location": place, "status": (*status)})),
+        Convert::Location(status) => {
+            context.place(element).map(|place| json!({"location": place, "status": (*status)}))
+        }
         Convert::DischargedTo => context.discharged_to(element),
         Convert::Interpretation => interpretation(context, element),
         Convert::DeviceReference => context.order_number(element, "DEVICE").map(|mut identifier| {
@@ -162,9 +164,7 @@ fn days(context: &Context<'_>, element: Element<'_>) -> Result<Said, Fault> {
 fn interpretation(context: &Context<'_>, element: Element<'_>) -> Option<Value> {
     let code = leaf(element.component(1))?;
     match vocabulary::code(vocabulary::INTERPRETATIONS, &code) {
-        Some(display) => {
-            Some(json!({"coding": [(coding(vocabulary::INTERPRETATION, &code, Some(display)))]}))
-        }
+        Some(display) => Some(json!({"coding": [(coding(vocabulary::INTERPRETATION, &code, Some(display)))]})),
         None => context.concept(element, &vocabulary::NONE),
     }
 }

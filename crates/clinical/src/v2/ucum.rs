@@ -3,7 +3,10 @@
 
 /// The UCUM code of a unit string, if it is a known one.
 pub fn code(unit: &str) -> Option<&'static str> {
-    UNITS.iter().find(|(code, aliases)| *code == unit || aliases.split(' ').any(|a| a == unit)).map(|(code, _)| *code)
+    UNITS
+        .iter()
+        .find(|(code, aliases)| *code == unit || aliases.split_ascii_whitespace().any(|a| a == unit))
+        .map(|(code, _)| *code)
 }
 
 /// UCUM code, and other spellings that mean just that.

@@ -168,7 +168,12 @@ fn numeric(field: Element<'_>, unit: &Units) -> Result<Observed, Fault> {
         return Ok(observed("valueQuantity", unit.quantity(number, sign)));
     }
     if vocabulary::RESULT_WORDS.contains(&one.to_uppercase().as_str()) {
-        return Ok(remarked("valueString", one.clone(), "word-for-number", "a word where a number was declared: kept as text"));
+        return Ok(remarked(
+            "valueString",
+            one.clone(),
+            "word-for-number",
+            "a word where a number was declared: kept as text",
+        ));
     }
     Err(BAD_NUMBER)
 }
@@ -224,8 +229,7 @@ fn range(field: Element<'_>, unit: &Units) -> Result<Observed, Fault> {
 
 /// One coded value, or as many components of the same code as there are repetitions.
 fn coded(context: &Context<'_>, field: Element<'_>, code: &Value) -> Observed {
-    let concepts: Vec<Value> =
-        field.repetitions().filter_map(|r| context.concept(r, &vocabulary::NONE)).collect();
+    let concepts: Vec<Value> = field.repetitions().filter_map(|r| context.concept(r, &vocabulary::NONE)).collect();
     match concepts.as_slice() {
         [one] => observed("valueCodeableConcept", one.clone()),
         [] => observed("valueString", text(field)),
@@ -258,7 +262,10 @@ fn encapsulated(field: Element<'_>) -> Result<Observed, Fault> {
             if !valid {
                 return Err(fault("data-invalid", "an ED value that is not the Base64 it is said to be"));
             }
-            Ok(observed("extension", attachment(json!({"contentType": (media_type(&part(2), &part(3))), "data": data}))))
+            Ok(observed(
+                "extension",
+                attachment(json!({"contentType": (media_type(&part(2), &part(3))), "data": data})),
+            ))
         }
         "hex" => Err(fault("data-invalid", "an ED value in hexadecimal: send it in Base64")),
         _ => Ok(observed("valueString", data)),

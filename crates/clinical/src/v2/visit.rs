@@ -84,6 +84,7 @@ impl<'m> Builder<'m> {
                 if let (false, Some(occurred)) = (discharged, self.event.occurred.clone()) {
                     draft.set("period.end", occurred);
                 }
+                left(draft);
             }
             VisitEffect::Reopen => {
                 draft.set("status", "in-progress");
@@ -97,6 +98,19 @@ impl<'m> Builder<'m> {
                 draft.push("status", Change::Default(json!(status)));
             }
             VisitEffect::None => {}
+        }
+    }
+}
+
+/// The bed of a visit that ended is free.
+fn left(draft: &mut Draft) {
+    for field in draft.fields.iter_mut().filter(|f| f.path == "location") {
+        if let Change::Items { field, values } = &mut field.change
+            && field == "PV1-3"
+        {
+            for location in values.iter_mut().filter_map(Value::as_object_mut) {
+                location.insert("status", "completed");
+            }
         }
     }
 }

@@ -332,8 +332,9 @@ pub fn is_critical(flag: &str) -> bool {
     matches!(flag, "HH" | "LL" | "AA")
 }
 
-/// The codes of table 0203 that the guide lists.
+/// The codes of table 0203 that the guide lists, and those of order numbers.
 pub const IDENTIFIER_TYPES: &str = "\
+    FILL PLAC \
     ACSN AM AMA AN ANC AND ANON ANT APRN ASID BA BC BCT BR BRN BSNR CC CONM CY CZ DDS DEA DFN DI DL DN \
     DO DP DPM DR DS EI EN ESN FI GI GL GN HC IND JHN LACSN LANR LI LN LR MA MB MC MCD MCN MCR MCT MD MI \
     MR MRT MS NBSNR NCT NE NH NI NII NIIP NNxxx NP NPI OD PA PC PCN PE PEN PI PN PNT PPIN PPN PRC PRN PT \
