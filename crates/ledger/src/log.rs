@@ -6,6 +6,7 @@ use std::collections::VecDeque;
 use std::ops::Range;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::thread::JoinHandle;
 use std::time::Duration;
 
@@ -58,6 +59,8 @@ struct Shared {
     size: watch::Sender<u64>,
     tiled: watch::Sender<u64>,
     ended: watch::Sender<bool>,
+    /// Threads that have not ended.
+    running: AtomicUsize,
     /// The writer lock, given back when both threads have ended.
     lock: Mutex<Option<Box<dyn Send + Sync>>>,
 }
@@ -127,6 +130,7 @@ impl Log {
             size: watch::Sender::new(reader.size()),
             tiled: watch::Sender::new(tail.edge().size()),
             ended: watch::Sender::new(false),
+            running: AtomicUsize::new(2),
             lock: Mutex::new(Some(lock)),
             dir: dir.to_owned(),
             name,
@@ -423,14 +427,29 @@ impl Shared {
     }
 }
 
-/// Ends the writer thread's part of a log, also when it panicked: nobody waits for an answer that cannot come.
+/// Ends a thread's part of a log, also when it panicked: then nobody waits for an answer that cannot come.
+struct Ends<'a>(&'a Shared);
+
+impl Drop for Ends<'_> {
+    fn drop(&mut self) {
+        if std::thread::panicking() {
+            self.0.queue.lock().is_poisoned = true;
+            self.0.begin_closing();
+        }
+        if self.0.running.fetch_sub(1, Ordering::AcqRel) == 1 {
+            self.0.lock.lock().take();
+            self.0.ended.send_replace(true);
+        }
+    }
+}
+
+/// The writer thread takes no more: what is still queued is answered, and the tail finishes.
 struct HeadEnds<'a>(&'a Shared);
 
 impl Drop for HeadEnds<'_> {
     fn drop(&mut self) {
         let mut queue = self.0.queue.lock();
         queue.is_closing = true;
-        queue.is_poisoned |= std::thread::panicking();
         queue.items.clear();
         drop(queue);
         self.0.stop_tail();
@@ -438,7 +457,8 @@ impl Drop for HeadEnds<'_> {
 }
 
 fn run_head(shared: &Shared, mut head: Head) {
-    let _ends = HeadEnds(shared);
+    let _ends = Ends(shared);
+    let _head_ends = HeadEnds(shared);
     let mut batch = Vec::new();
     while shared.take(&mut batch).is_some() {
         let begun = shared.clock.now();
@@ -469,18 +489,8 @@ fn answer(batch: &mut Vec<Item>, committed: Result<Range<u64>, AppendError>) {
     }
 }
 
-/// Ends the tail thread's part of a log.
-struct TailEnds<'a>(&'a Shared);
-
-impl Drop for TailEnds<'_> {
-    fn drop(&mut self) {
-        self.0.lock.lock().take();
-        self.0.ended.send_replace(true);
-    }
-}
-
 fn run_tail(shared: &Shared, mut tail: Tail) {
-    let _ends = TailEnds(shared);
+    let _ends = Ends(shared);
     let mut wait_ms = shared.options.tail_interval_ms;
     let mut is_full = false;
     loop {

@@ -26,6 +26,14 @@ fn open_with(dir: &Path, options: LogOptions) -> Result<Log, LedgerError> {
     Log::open(Arc::new(RealDisk), dir, LogName::parse("test").unwrap(), options, signer(), clock)
 }
 
+fn open_sim(disk: &sim::SimDisk) -> Log {
+    let clock: Arc<dyn Clock> = Arc::new(ManualClock::at(1_700_000_000_000));
+    let name = LogName::parse("test").unwrap();
+    // The tail does its part at closing only, so that it takes no sync from the head.
+    let options = LogOptions { tail_interval_ms: 3_600_000, ..options() };
+    Log::open(Arc::new(disk.clone()), Path::new("/log"), name, options, signer(), clock).unwrap()
+}
+
 fn open(dir: &Path) -> Log {
     open_with(dir, options()).unwrap()
 }
@@ -242,4 +250,50 @@ fn damage_is_refused_with_its_place() {
         let error = open_with(dir.path(), options()).err().unwrap_or_else(|| panic!("{what} was not noticed"));
         assert!(matches!(error, LedgerError::Damaged { .. }), "{what}: {error}");
     }
+}
+
+#[test]
+fn a_failed_sync_acknowledges_nothing_and_poisons_the_log_until_it_is_opened_again() {
+    for fault in [sim::SyncFault::Lost, sim::SyncFault::Persisted] {
+        let disk = sim::SimDisk::new(1);
+        run(async {
+            let log = open_sim(&disk);
+            log.append(entry(0)).await.unwrap();
+            disk.fail_sync_after(0, fault);
+            assert_eq!(log.append(entry(1)).await, Err(AppendError::Poisoned));
+            assert_eq!(log.append(entry(2)).await, Err(AppendError::Poisoned));
+            assert!(disk.fatal_error().unwrap().contains("sync of the log"));
+            assert_eq!(log.size(), 1);
+            log.close().await;
+            drop(log);
+            disk.power_cut();
+            let log = open_sim(&disk);
+            let kept = u64::from(fault == sim::SyncFault::Persisted);
+            assert_holds(&log, 1 + kept);
+        });
+    }
+}
+
+#[test]
+fn a_full_disk_refuses_appends_and_goes_on_when_there_is_space() {
+    let disk = sim::SimDisk::new(2);
+    run(async {
+        let log = open_sim(&disk);
+        for i in 0..10 {
+            log.append(entry(i)).await.unwrap();
+        }
+        disk.set_space(Some(disk.used()));
+        let large = NewEntry::one(vec![1; 60_000]);
+        assert_eq!(log.append(large.clone()).await, Err(AppendError::NoSpace));
+        assert_eq!(log.append(large).await, Err(AppendError::NoSpace));
+        disk.set_space(None);
+        for i in 10..200 {
+            assert_eq!(log.append(entry(i)).await.unwrap(), i);
+        }
+        assert_holds(&log, 200);
+        assert_eq!(log.verify().unwrap().size, 200);
+        drop(log);
+        disk.power_cut();
+        assert_holds(&open_sim(&disk), 200);
+    });
 }
