@@ -29,6 +29,8 @@ mod secret;
 mod slot;
 pub mod stream;
 mod table;
+#[cfg(test)]
+mod tests;
 mod unassigned;
 mod vault;
 

@@ -289,3 +289,102 @@ impl RootKeys for FileRootKeys {
         Ok(())
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use base::SeededEntropy;
+
+    fn entropy(seed: u64) -> Arc<dyn Entropy> {
+        Arc::new(SeededEntropy::new(seed))
+    }
+
+    fn passphrase(folder: &Path, text: &str) -> FileRoot {
+        FileRoot {
+            folder: folder.join("keys"),
+            data_folder: folder.join("data"),
+            secret: RootSecret::Passphrase {
+                passphrase: Zeroizing::new(text.to_owned()),
+                cost: PassphraseCost::INSECURE_FAST,
+            },
+        }
+    }
+
+    fn machine(folder: &Path, key: &str) -> FileRoot {
+        FileRoot {
+            folder: folder.join("keys"),
+            data_folder: folder.join("data"),
+            secret: RootSecret::MachineKey { path: folder.join(key) },
+        }
+    }
+
+    #[tokio::test]
+    async fn both_kinds_keep_the_contract_and_survive_a_restart() {
+        let folder = tempfile::tempdir().unwrap();
+        FileRootKeys::create_machine_key(&folder.path().join("machine.key"), &SeededEntropy::new(3)).unwrap();
+        let (a, b) = (folder.path().join("a"), folder.path().join("b"));
+        std::fs::create_dir_all(&a).unwrap();
+        std::fs::create_dir_all(&b).unwrap();
+        let mut by_machine = machine(&b, "key");
+        by_machine.secret = RootSecret::MachineKey { path: folder.path().join("machine.key") };
+        for root in [passphrase(&a, "correct horse"), by_machine] {
+            assert!(matches!(FileRootKeys::open(&root, entropy(1)), Err(VaultError::NotInitialised)));
+            let keys = FileRootKeys::init(&root, entropy(1)).unwrap();
+            assert!(FileRootKeys::init(&root, entropy(2)).is_err());
+            crate::contract::root_keys(&keys).await;
+            let epochs = keys.epochs().await.unwrap();
+            let item = WrapItem { aad: b"x", bytes: &[7; 32] };
+            let current = *epochs.last().unwrap();
+            let wrapped = keys.wrap(current, &[item]).await.unwrap();
+            drop(keys);
+            let again = FileRootKeys::open(&root, entropy(9)).unwrap();
+            assert_eq!(again.epochs().await.unwrap(), epochs);
+            let item = WrapItem { aad: b"x", bytes: &wrapped[0] };
+            assert_eq!(again.unwrap(current, &[item]).await.unwrap().remove(0).unwrap().as_slice(), [7; 32]);
+        }
+    }
+
+    #[tokio::test]
+    async fn a_wrong_root_a_changed_file_and_an_open_mode_are_refused() {
+        let folder = tempfile::tempdir().unwrap();
+        let at = folder.path();
+        FileRootKeys::init(&passphrase(at, "right"), entropy(1)).unwrap();
+        assert!(matches!(FileRootKeys::open(&passphrase(at, "wrong"), entropy(1)), Err(VaultError::WrongRoot)));
+        let file = at.join("keys").join(FILE_NAME);
+        let text = std::fs::read_to_string(&file).unwrap();
+        std::fs::write(&file, text.replace("\"memory_kib\": 8", "\"memory_kib\": 9")).unwrap();
+        assert!(matches!(FileRootKeys::open(&passphrase(at, "right"), entropy(1)), Err(VaultError::WrongRoot)));
+
+        let key = at.join("machine.key");
+        FileRootKeys::create_machine_key(&key, &SeededEntropy::new(1)).unwrap();
+        assert!(FileRootKeys::create_machine_key(&key, &SeededEntropy::new(1)).is_err(), "never over a key");
+        let refused = FileRootKeys::open(&machine(at, "machine.key"), entropy(1));
+        assert!(matches!(refused, Err(VaultError::WrongRoot)), "the file was made with a passphrase");
+        std::fs::remove_file(&file).unwrap();
+        std::fs::set_permissions(&key, PermissionsExt::from_mode(0o640)).unwrap();
+        let refused = FileRootKeys::init(&machine(at, "machine.key"), entropy(1));
+        assert!(matches!(refused, Err(VaultError::Insecure(_))), "others can read it");
+        std::fs::create_dir_all(at.join("data")).unwrap();
+        FileRootKeys::create_machine_key(&at.join("data/machine.key"), &SeededEntropy::new(1)).unwrap();
+        let refused = FileRootKeys::init(&machine(at, "data/machine.key"), entropy(1));
+        assert!(matches!(refused, Err(VaultError::Insecure(_))), "in the data folder");
+    }
+
+    #[tokio::test]
+    async fn destruction_overwrites_the_old_bytes() {
+        let folder = tempfile::tempdir().unwrap();
+        let root = passphrase(folder.path(), "right");
+        let keys = FileRootKeys::init(&root, entropy(1)).unwrap();
+        let first = keys.epochs().await.unwrap()[0];
+        keys.begin_epoch().await.unwrap();
+        let file = folder.path().join("keys").join(FILE_NAME);
+        let hold = File::open(&file).unwrap();
+        let before = std::fs::read(&file).unwrap();
+        keys.destroy_epoch(first).await.unwrap();
+        let mut old = Vec::new();
+        { &hold }.read_to_end(&mut old).unwrap();
+        assert_eq!(old.len(), before.len());
+        assert!(!old.windows(8).any(|window| before.windows(8).any(|was| was == window)));
+        assert_eq!(std::fs::metadata(&file).unwrap().mode() & 0o777, 0o600);
+    }
+}
