@@ -159,16 +159,16 @@ fn item_text(item: &Item<'_>) -> String {
 /// The text is the same, and for numbers the number.
 fn fits(item: &Item<'_>, expected: &Element) -> bool {
     let text = shown(item);
-    let type_fits = match (expected.attribute("type"), item.system()) {
-        (Some("boolean"), Some(Item::Boolean(_))) => true,
-        (Some("integer"), Some(Item::Integer(_))) => true,
-        (Some("decimal"), Some(Item::Decimal(_) | Item::Integer(_))) => true,
-        (Some("Quantity"), Some(Item::Quantity(_))) => true,
-        (Some("date" | "dateTime"), Some(Item::Date(_) | Item::DateTime(_))) => true,
-        (Some("string" | "code" | "id"), Some(Item::String(_))) => true,
-        (None, _) => true,
-        _ => false,
-    };
+    let type_fits = matches!(
+        (expected.attribute("type"), item.system()),
+        (Some("boolean"), Some(Item::Boolean(_)))
+            | (Some("integer"), Some(Item::Integer(_)))
+            | (Some("decimal"), Some(Item::Decimal(_) | Item::Integer(_)))
+            | (Some("Quantity"), Some(Item::Quantity(_)))
+            | (Some("date" | "dateTime"), Some(Item::Date(_) | Item::DateTime(_)))
+            | (Some("string" | "code" | "id"), Some(Item::String(_)))
+            | (None, _)
+    );
     let number = |text: &str| text.parse::<f64>().ok();
     let numeric = matches!(item, Item::Decimal(_) | Item::Integer(_)) && number(&text) == number(&expected.text);
     type_fits && (text == expected.text || numeric)

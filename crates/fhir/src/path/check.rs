@@ -4,7 +4,7 @@
 use std::borrow::Cow;
 
 use super::ast::{Ast, NodeId, NodeKind, TypeSpec};
-use super::error::PathError;
+use super::error::{PathError, PathErrorKind};
 use super::func::Func;
 use super::navigate::spelled_choice;
 use super::types::{ElementType, TypeInfo, is_system};
@@ -33,8 +33,8 @@ impl<'a> Check<'a> {
         self.walk(self.ast.root, &focus);
     }
 
-    fn report(&mut self, id: NodeId, text: String) {
-        self.found.push(PathError::semantic(self.ast.node(id).offset as usize, text));
+    fn report(&mut self, id: NodeId, kind: PathErrorKind, text: String) {
+        self.found.push(PathError::new(kind, self.ast.node(id).offset as usize, text));
     }
 
     /// Recursion is bounded by the depth of the compiled expression.
@@ -113,7 +113,11 @@ impl<'a> Check<'a> {
 
     fn ordered(&mut self, id: NodeId, known: Known<'a>) -> Known<'a> {
         if known == Known::Unordered {
-            self.report(id, "children and descendants have no order, so no place in it can be named".to_owned());
+            self.report(
+                id,
+                PathErrorKind::Semantic,
+                "children and descendants have no order, so no place in it can be named".to_owned(),
+            );
             return Known::Anything;
         }
         known
@@ -127,7 +131,7 @@ impl<'a> Check<'a> {
             }
             let resource = name.as_bytes().first().is_some_and(u8::is_ascii_uppercase) && self.types.is_type(name);
             if resource && self.types.is_complete(own) {
-                self.report(id, format!("the path begins at {name}, but is used on {own}"));
+                self.report(id, PathErrorKind::AlwaysEmpty, format!("the path begins at {name}, but is used on {own}"));
                 return Known::Anything;
             }
         }
@@ -142,13 +146,17 @@ impl<'a> Check<'a> {
             Some(ElementType::Choice) => Known::Anything,
             None if !self.types.is_complete(parent) => Known::Anything,
             None => {
-                let text = match spelled_choice(self.types, parent, name) {
+                let (kind, text) = match spelled_choice(self.types, parent, name) {
                     Some((element, kind)) => {
-                        format!("`{name}` is how JSON spells it, write `{element}.ofType({kind})`")
+                        let text = format!("`{name}` is how JSON spells it, write `{element}.ofType({kind})`");
+                        (PathErrorKind::Semantic, text)
                     }
-                    None => format!("`{name}` is not an element of {parent}, check its spelling"),
+                    None => {
+                        let text = format!("`{name}` is not an element of {parent}, check its spelling");
+                        (PathErrorKind::AlwaysEmpty, text)
+                    }
                 };
-                self.report(id, text);
+                self.report(id, kind, text);
                 Known::Anything
             }
         }

@@ -110,26 +110,26 @@ impl Decimal {
         Some((a.rescale(scale)?.mantissa, b.rescale(scale)?.mantissa, scale))
     }
 
-    pub fn add(self, other: Decimal) -> Option<Decimal> {
+    pub fn checked_add(self, other: Decimal) -> Option<Decimal> {
         let (a, b, scale) = Decimal::align(self, other)?;
         Decimal::new(a.checked_add(b)?, scale)
     }
 
-    pub fn neg(self) -> Decimal {
+    pub fn negated(self) -> Decimal {
         Decimal { mantissa: self.mantissa.checked_neg().unwrap_or(i128::MAX), scale: self.scale }
     }
 
-    pub fn sub(self, other: Decimal) -> Option<Decimal> {
-        self.add(other.neg())
+    pub fn checked_sub(self, other: Decimal) -> Option<Decimal> {
+        self.checked_add(other.negated())
     }
 
-    pub fn mul(self, other: Decimal) -> Option<Decimal> {
+    pub fn checked_mul(self, other: Decimal) -> Option<Decimal> {
         let product = |a: Decimal, b: Decimal| Decimal::new(a.mantissa.checked_mul(b.mantissa)?, a.scale + b.scale);
         product(self, other).or_else(|| product(self.normal(), other.normal()))
     }
 
     /// The quotient with up to 18 digits after the point, rounded half away from zero; `None` for a zero divisor.
-    pub fn div(self, other: Decimal) -> Option<Decimal> {
+    pub fn checked_div(self, other: Decimal) -> Option<Decimal> {
         let (a, b) = (self.normal(), other.normal());
         if b.mantissa == 0 {
             return None;
@@ -153,7 +153,7 @@ impl Decimal {
     }
 
     /// The remainder of [`Decimal::div_trunc`] (FHIRPath `mod`).
-    pub fn rem(self, other: Decimal) -> Option<Decimal> {
+    pub fn checked_rem(self, other: Decimal) -> Option<Decimal> {
         let (a, b, scale) = Decimal::align(self, other)?;
         Decimal::new(a.checked_rem(b)?, scale)
     }
@@ -189,7 +189,7 @@ impl Decimal {
 
     /// Toward plus infinity, at `scale` digits.
     pub fn ceiling(self, scale: u32) -> Option<Decimal> {
-        self.neg().floor(scale).map(Decimal::neg)
+        self.negated().floor(scale).map(Decimal::negated)
     }
 
     /// Toward zero, without digits after the point.
@@ -258,12 +258,12 @@ mod tests {
 
     #[test]
     fn arithmetic_by_example() {
-        assert_eq!(d("1.2").add(d("1.8")).unwrap().compare(d("3")), Ordering::Equal);
-        assert_eq!(d("1.2").mul(d("1.8")).unwrap().to_string(), "2.16");
-        assert_eq!(d("1.2").div(d("1.8")).unwrap().to_string(), "0.666666666666666667");
+        assert_eq!(d("1.2").checked_add(d("1.8")).unwrap().compare(d("3")), Ordering::Equal);
+        assert_eq!(d("1.2").checked_mul(d("1.8")).unwrap().to_string(), "2.16");
+        assert_eq!(d("1.2").checked_div(d("1.8")).unwrap().to_string(), "0.666666666666666667");
         assert_eq!(d("2.2").div_trunc(d("1.8")), Some(1));
-        assert_eq!(d("2.2").rem(d("1.8")).unwrap().to_string(), "0.4");
-        assert_eq!(d("1").div(d("0")), None);
+        assert_eq!(d("2.2").checked_rem(d("1.8")).unwrap().to_string(), "0.4");
+        assert_eq!(d("1").checked_div(d("0")), None);
         assert_eq!(d("-1.5875").floor(2).unwrap().to_string(), "-1.59");
         assert_eq!(d("-1.5865").ceiling(2).unwrap().to_string(), "-1.58");
         assert_eq!(d("3.14159").round(3).unwrap().to_string(), "3.142");
@@ -275,9 +275,9 @@ mod tests {
         #[test]
         fn never_panics_and_agrees_with_f64(a in -1e12f64..1e12, b in -1e12f64..1e12) {
             let (x, y) = (Decimal::from_f64(a).unwrap(), Decimal::from_f64(b).unwrap());
-            prop_assert!((x.add(y).unwrap().to_f64() - (a + b)).abs() <= 1e-2);
+            prop_assert!((x.checked_add(y).unwrap().to_f64() - (a + b)).abs() <= 1e-2);
             if a != b { prop_assert_eq!(x.compare(y), a.partial_cmp(&b).unwrap()); }
-            let _ = x.div(y);
+            let _ = x.checked_div(y);
         }
 
         #[test]
@@ -286,7 +286,7 @@ mod tests {
         #[test]
         fn extremes_are_safe(a: i128, sa in 0u32..=28, b: i128, sb in 0u32..=28) {
             let (x, y) = (Decimal::new(a, sa).unwrap(), Decimal::new(b, sb).unwrap());
-            let _ = (x.add(y), x.sub(y), x.mul(y), x.div(y), x.div_trunc(y), x.rem(y), x.compare(y));
+            let _ = (x.checked_add(y), x.checked_sub(y), x.checked_mul(y), x.checked_div(y), x.div_trunc(y), x.checked_rem(y), x.compare(y));
             let _ = (x.round(2), x.floor(2), x.ceiling(2), x.truncate(), x.to_string(), x.to_f64());
         }
     }

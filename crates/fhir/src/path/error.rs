@@ -7,6 +7,8 @@ pub enum PathErrorKind {
     Syntax,
     /// The text is FHIRPath, but names what does not exist or cannot be.
     Semantic,
+    /// The text is allowed and can never give anything, such as a misspelt element.
+    AlwaysEmpty,
     /// This data cannot be evaluated by this expression.
     Execution,
     /// A limit was reached.

@@ -78,6 +78,15 @@ impl<'a> Eval<'a> {
         Ok(items)
     }
 
+    /// Refuses to make a text that is too long: doubling one a few dozen times would fill the memory.
+    pub fn spend_text(&self, id: NodeId, bytes: usize) -> Result<(), PathError> {
+        if bytes > self.context.limits.value_bytes_max {
+            let offset = self.ast.node(id).offset as usize;
+            return Err(PathError::new(PathErrorKind::Limit, offset, "the path makes a text that is too long"));
+        }
+        self.spend(id, bytes / 64)
+    }
+
     pub fn eval(&self, id: NodeId, scope: Scope<'_, 'a>) -> Result<Items<'a>, PathError> {
         self.spend(id, 1)?;
         match self.ast.kind(id) {
@@ -203,7 +212,7 @@ impl<'a> Eval<'a> {
                     Some(Item::Integer(i))
                 }
             }
-            Some(Item::Decimal(d)) => Some(Item::Decimal(if negate { d.neg() } else { d })),
+            Some(Item::Decimal(d)) => Some(Item::Decimal(if negate { d.negated() } else { d })),
             Some(Item::Quantity(q)) => Some(Item::Quantity(if negate { q.neg() } else { q })),
             _ => return Err(self.error(id, "a sign needs a number or a quantity")),
         };
@@ -257,7 +266,12 @@ impl<'a> Eval<'a> {
                     return Ok(Vec::new());
                 };
                 match ops::arithmetic(op, x, y) {
-                    Sum::Item(item) => Ok(vec![item]),
+                    Sum::Item(item) => {
+                        if let Item::String(text) = &item {
+                            self.spend_text(id, text.len())?;
+                        }
+                        Ok(vec![item])
+                    }
                     Sum::Nothing => Ok(Vec::new()),
                     Sum::Unfit => {
                         let text = format!("this operator does not take {} and {}", x.type_label(), y.type_label());
@@ -305,7 +319,9 @@ impl<'a> Eval<'a> {
                 None => Err(self.error(id, "`&` joins texts")),
             },
         };
-        Ok(vec![Item::string(text(left, a)? + &text(right, b)?)])
+        let (a, b) = (text(left, a)?, text(right, b)?);
+        self.spend_text(id, a.len() + b.len())?;
+        Ok(vec![Item::string(a + &b)])
     }
 
     /// The one item, or none; more is an error (FHIRPath §4.5, singleton evaluation).

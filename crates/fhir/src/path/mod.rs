@@ -19,6 +19,8 @@ mod plain;
 mod quantity;
 mod r4;
 mod temporal;
+#[cfg(test)]
+mod tests;
 mod types;
 
 use crate::json::Value;
@@ -41,13 +43,21 @@ pub struct PathLimits {
     pub depth_max: usize,
     /// Items of any collection.
     pub items_max: usize,
+    /// Length of a text that an expression makes; texts of the resource itself may be longer.
+    pub value_bytes_max: usize,
     /// Parts of the expression evaluated, counted per item.
     pub steps_max: usize,
 }
 
 impl Default for PathLimits {
     fn default() -> Self {
-        PathLimits { text_bytes_max: 64 << 10, depth_max: 96, items_max: 100_000, steps_max: 5_000_000 }
+        PathLimits {
+            text_bytes_max: 64 << 10,
+            depth_max: 96,
+            items_max: 100_000,
+            value_bytes_max: 4 << 20,
+            steps_max: 5_000_000,
+        }
     }
 }
 
@@ -56,6 +66,9 @@ pub trait Resolver {
     /// The resource, or `None` when it is not at hand.
     fn resolve(&self, reference: &str) -> Option<&Value>;
 }
+
+/// What `trace()` calls: the name given to it, and the items. They are PHI.
+pub type Trace = dyn Fn(&str, &[Item<'_>]);
 
 /// What surrounds an evaluation.
 #[derive(Clone, Copy)]
@@ -72,8 +85,8 @@ pub struct Context<'a> {
     /// The moment of `now()`, `today()` and `timeOfDay()`; without one they are errors.
     pub now: Option<base::Timestamp>,
     pub resolver: Option<&'a dyn Resolver>,
-    /// Called by `trace()`; what it is given is PHI.
-    pub trace: Option<&'a dyn Fn(&str, &[Item<'_>])>,
+    /// Called by `trace()`.
+    pub trace: Option<&'a Trace>,
     pub limits: PathLimits,
 }
 

@@ -251,11 +251,11 @@ fn integers(op: BinaryOp, a: i64, b: i64) -> Option<i64> {
 
 fn decimals<'a>(op: BinaryOp, a: Decimal, b: Decimal) -> Option<Item<'a>> {
     match op {
-        BinaryOp::Add => a.add(b),
-        BinaryOp::Subtract => a.sub(b),
-        BinaryOp::Multiply => a.mul(b),
-        BinaryOp::Divide => a.div(b),
-        BinaryOp::Mod => a.rem(b),
+        BinaryOp::Add => a.checked_add(b),
+        BinaryOp::Subtract => a.checked_sub(b),
+        BinaryOp::Multiply => a.checked_mul(b),
+        BinaryOp::Divide => a.checked_div(b),
+        BinaryOp::Mod => a.checked_rem(b),
         BinaryOp::Div => return i64::try_from(a.div_trunc(b)?).ok().map(Item::Integer),
         _ => None,
     }
@@ -295,7 +295,7 @@ fn duration_ms(q: &Quantity<'_>) -> Option<Option<i64>> {
         CalendarUnit::Hour => 3_600_000,
         CalendarUnit::Minute => 60_000,
         // Seconds keep their fraction; it is ignored above them.
-        CalendarUnit::Second => return Some(q.value.mul(Decimal::from(1000)).and_then(whole)),
+        CalendarUnit::Second => return Some(q.value.checked_mul(Decimal::from(1000)).and_then(whole)),
         CalendarUnit::Millisecond => 1,
     };
     Some(whole(q.value).and_then(|n| n.checked_mul(unit)))

@@ -268,7 +268,7 @@ impl Unit {
 
     /// `value` of this unit in base units.
     fn to_base(self, value: Decimal) -> Option<Decimal> {
-        scale(value.mul(Decimal::new(self.num, 0)?)?, self.exp)?.div(Decimal::new(self.den, 0)?)
+        scale(value.checked_mul(Decimal::new(self.num, 0)?)?, self.exp)?.checked_div(Decimal::new(self.den, 0)?)
     }
 }
 
@@ -310,7 +310,7 @@ impl<'a> Quantity<'a> {
     fn definite(&self) -> (Decimal, Cow<'_, str>) {
         match self.calendar_unit() {
             Some(CalendarUnit::Year) => {
-                (self.value.mul(Decimal::from(12)).unwrap_or(self.value), Cow::Borrowed("calendar month"))
+                (self.value.checked_mul(Decimal::from(12)).unwrap_or(self.value), Cow::Borrowed("calendar month"))
             }
             Some(CalendarUnit::Month) => (self.value, Cow::Borrowed("calendar month")),
             Some(other) => (self.value, Cow::Borrowed(other.ucum().unwrap_or("s"))),
@@ -363,7 +363,7 @@ impl<'a> Quantity<'a> {
         } else {
             let (a, b) = (self.definite(), other.definite());
             match (self.calendar_unit(), a.1 == b.1) {
-                (Some(CalendarUnit::Year), true) => b.0.div(Decimal::from(12))?,
+                (Some(CalendarUnit::Year), true) => b.0.checked_div(Decimal::from(12))?,
                 (_, true) => b.0,
                 _ => {
                     let (ua, ub) = (Unit::parse(&a.1)?, Unit::parse(&b.1)?);
@@ -371,16 +371,16 @@ impl<'a> Quantity<'a> {
                 }
             }
         };
-        Some(Quantity { value: self.value.add(value)?, unit: self.unit.clone(), calendar: self.calendar })
+        Some(Quantity { value: self.value.checked_add(value)?, unit: self.unit.clone(), calendar: self.calendar })
     }
 
     pub fn neg(&self) -> Quantity<'a> {
-        Quantity { value: self.value.neg(), unit: self.unit.clone(), calendar: self.calendar }
+        Quantity { value: self.value.negated(), unit: self.unit.clone(), calendar: self.calendar }
     }
 
     /// Product (or quotient) in base units, or in the unit of the one that has one.
     pub fn multiply(&self, other: &Quantity<'a>, divide: bool) -> Option<Quantity<'a>> {
-        let compute = |a: Decimal, b: Decimal| if divide { a.div(b) } else { a.mul(b) };
+        let compute = |a: Decimal, b: Decimal| if divide { a.checked_div(b) } else { a.checked_mul(b) };
         if other.unit == "1" {
             return Some(Quantity { value: compute(self.value, other.value)?, ..self.clone() });
         }
@@ -401,7 +401,8 @@ impl<'a> Quantity<'a> {
 fn convert(value: Decimal, from: Unit, to: Unit) -> Option<Decimal> {
     let num = from.num.checked_mul(to.den)?;
     let den = from.den.checked_mul(to.num)?;
-    scale(value.mul(Decimal::new(num, 0)?)?.div(Decimal::new(den, 0)?)?, from.exp - to.exp).map(Decimal::normal)
+    scale(value.checked_mul(Decimal::new(num, 0)?)?.checked_div(Decimal::new(den, 0)?)?, from.exp - to.exp)
+        .map(Decimal::normal)
 }
 
 /// Equality after rounding to the digits of the less precise one; trailing zeros do not count as digits.

@@ -2,7 +2,7 @@
 //! place in the definition. Unknown members are refused, so that a misspelt `where` does not silently let all through.
 
 use crate::json::{Object, Value};
-use crate::path::{self, DateTime, Decimal, Expr, Item, Time, TypeInfo};
+use crate::path::{self, DateTime, Decimal, Expr, Item, PathErrorKind, Time, TypeInfo};
 
 use super::source::{Ground, Resolved, Source, resolve};
 use super::{ColumnKind, View, ViewColumn, ViewError};
@@ -16,7 +16,7 @@ const NAME_BYTES_MAX: usize = 128;
 #[derive(Debug, Clone)]
 pub(super) enum Each {
     Here,
-    ForEach { source: Source, or_null: bool },
+    List { source: Source, or_null: bool },
     Repeat(Vec<Source>),
 }
 
@@ -91,7 +91,7 @@ pub(super) fn parse(definition: &Value, types: &'static dyn TypeInfo) -> Result<
     }
     let constants = constants(object)?;
     let mut reader = Reader { types, constants: &constants, columns: Vec::new(), selects: 0, warnings: Vec::new() };
-    let wheres = reader.wheres(object)?;
+    let wheres = reader.wheres(object, &resource)?;
     let ground = Ground { type_name: Some(resource.clone().into()), path: Some(resource.clone()), root: true };
     let mut selects = Vec::new();
     for (at, select) in list(object, "select", "")?.iter().enumerate() {
@@ -200,20 +200,22 @@ struct Reader<'v> {
 }
 
 impl Reader<'_> {
-    fn wheres(&self, view: &Object) -> Result<Vec<Criterion>, ViewError> {
+    fn wheres(&mut self, view: &Object, resource: &str) -> Result<Vec<Criterion>, ViewError> {
         let mut wheres = Vec::new();
         for (at, criterion) in list(view, "where", "")?.iter().enumerate() {
             let place = format!("where[{at}]");
             let object = object(criterion, &place)?;
             known_members(object, &place, |m| ["path", "description", "id", "extension"].contains(&m))?;
             let place = join(&place, "path");
-            let expr = self.compile(object.get("path"), &place)?;
+            let expr = self.compile(object.get("path"), &place, Some(resource))?;
             wheres.push(Criterion { place, expr });
         }
         Ok(wheres)
     }
 
-    fn compile(&self, path: Option<&Value>, place: &str) -> Result<Expr, ViewError> {
+    /// Compiles a path and checks it against the type of its focus: what can only fail is refused, what can only be
+    /// empty is a warning.
+    fn compile(&mut self, path: Option<&Value>, place: &str, focus: Option<&str>) -> Result<Expr, ViewError> {
         let Some(Value::String(text)) = path else {
             return Err(ViewError::new(place, "a FHIRPath text is needed here"));
         };
@@ -226,15 +228,18 @@ impl Reader<'_> {
                 return Err(ViewError::new(place, text));
             }
         }
+        for found in expr.check(focus, self.types) {
+            let error = ViewError::new(place, found.to_string());
+            match found.kind {
+                PathErrorKind::AlwaysEmpty => self.warnings.push(error),
+                _ => return Err(error),
+            }
+        }
         Ok(expr)
     }
 
     fn resolve(&mut self, path: Option<&Value>, place: &str, ground: &Ground) -> Result<Resolved, ViewError> {
-        let resolved = resolve(self.compile(path, place)?, ground, self.types);
-        if let Some(text) = &resolved.unknown {
-            self.warnings.push(ViewError::new(place, text.clone()));
-        }
-        Ok(resolved)
+        Ok(resolve(self.compile(path, place, ground.type_name.as_deref())?, ground, self.types))
     }
 
     fn select(&mut self, value: &Value, place: &str, ground: &Ground) -> Result<Select, ViewError> {
@@ -273,7 +278,7 @@ impl Reader<'_> {
         }
         let found = self.resolve(object.get(member), &place, ground)?;
         let ground = Ground { type_name: found.type_name.map(Into::into), path: found.path, root: false };
-        Ok((Each::ForEach { source: found.source, or_null: member == "forEachOrNull" }, ground))
+        Ok((Each::List { source: found.source, or_null: member == "forEachOrNull" }, ground))
     }
 
     fn repeat(&mut self, object: &Object, place: &str, ground: &Ground) -> Result<(Each, Ground), ViewError> {
@@ -286,19 +291,16 @@ impl Reader<'_> {
         let mut inner: Option<Ground> = None;
         for (at, path) in paths.iter().enumerate() {
             let place = format!("{place}[{at}]");
-            let found = resolve(self.compile(Some(path), &place)?, ground, self.types);
+            let expr = self.compile(Some(path), &place, None)?;
+            let found = resolve(expr.clone(), ground, self.types);
             let again =
                 found.type_name.map(|t| Ground { type_name: Some(t.into()), path: found.path.clone(), root: false });
-            let stays = again.as_ref().is_some_and(|g| {
-                let second = self.compile(Some(path), &place).map(|e| resolve(e, g, self.types));
-                second.is_ok_and(|s| s.type_name == found.type_name)
+            let again = again.filter(|g| resolve(expr.clone(), g, self.types).type_name == found.type_name);
+            sources.push(match found.source {
+                Source::Plain { hops, type_name } if again.is_some() => Source::Plain { hops, type_name },
+                _ => Source::Path(Box::new(expr)),
             });
-            let source = match found.source {
-                Source::Plain { hops, type_name } if stays => Source::Plain { hops, type_name },
-                _ => Source::Path(Box::new(self.compile(Some(path), &place)?)),
-            };
-            sources.push(source);
-            inner = match (inner, again.filter(|_| stays)) {
+            inner = match (inner, again) {
                 (None, Some(found)) if at == 0 => Some(found),
                 (Some(a), Some(b)) if a.type_name == b.type_name => Some(a),
                 _ => Some(Ground::default()),

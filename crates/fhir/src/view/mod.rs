@@ -6,6 +6,8 @@
 mod define;
 mod rows;
 mod source;
+#[cfg(test)]
+mod tests;
 
 use std::borrow::Cow;
 

@@ -102,7 +102,7 @@ impl<'a> Run<'a, '_> {
         let mut items = Vec::new();
         let or_null = match &select.each {
             Each::Here => return self.fill(select, focus, index, next),
-            Each::ForEach { source, or_null } => {
+            Each::List { source, or_null } => {
                 self.items(source, &select.place, focus, &mut items)?;
                 *or_null
             }

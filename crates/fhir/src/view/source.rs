@@ -32,8 +32,6 @@ pub(super) struct Resolved {
     pub source: Source,
     pub type_name: Option<&'static str>,
     pub path: Option<String>,
-    /// An element that the type does not have.
-    pub unknown: Option<String>,
 }
 
 /// The focus that paths start from, as far as it is known when the view is parsed.
@@ -50,10 +48,10 @@ pub(super) struct Ground {
 /// Resolves a compiled path against its ground.
 pub(super) fn resolve(expr: Expr, ground: &Ground, types: &dyn TypeInfo) -> Resolved {
     if expr.is_variable("rowIndex") {
-        return Resolved { source: Source::RowIndex, type_name: Some("integer"), path: None, unknown: None };
+        return Resolved { source: Source::RowIndex, type_name: Some("integer"), path: None };
     }
     let Some(trail) = expr.trail() else {
-        return Resolved { source: Source::Path(Box::new(expr)), type_name: None, path: None, unknown: None };
+        return Resolved { source: Source::Path(Box::new(expr)), type_name: None, path: None };
     };
     let mut steps = trail.steps.as_slice();
     if let (true, Some(Step::Child(name)), Some(own)) = (ground.root, steps.first(), ground.type_name.as_deref())
@@ -61,8 +59,7 @@ pub(super) fn resolve(expr: Expr, ground: &Ground, types: &dyn TypeInfo) -> Reso
     {
         steps = &steps[1..];
     }
-    let mut at =
-        Walk { type_name: ground.type_name.clone(), path: ground.path.clone(), hops: Vec::new(), unknown: None };
+    let mut at = Walk { type_name: ground.type_name.clone(), path: ground.path.clone(), hops: Vec::new() };
     for step in steps {
         at.step(step, types);
     }
@@ -71,14 +68,13 @@ pub(super) fn resolve(expr: Expr, ground: &Ground, types: &dyn TypeInfo) -> Reso
         true => Source::Plain { hops: at.hops.into(), type_name },
         false => Source::Path(Box::new(expr)),
     };
-    Resolved { source, type_name, path: at.path, unknown: at.unknown }
+    Resolved { source, type_name, path: at.path }
 }
 
 struct Walk {
     type_name: Option<Cow<'static, str>>,
     path: Option<String>,
     hops: Vec<Hop>,
-    unknown: Option<String>,
 }
 
 impl Walk {
@@ -88,10 +84,6 @@ impl Walk {
             Step::Child(name) => {
                 let known = self.type_name.as_deref().and_then(|t| types.element_type(t, name));
                 let complete = self.type_name.as_deref().is_some_and(|t| types.is_complete(t));
-                if known.is_none() && complete && self.unknown.is_none() {
-                    let parent = self.type_name.as_deref().unwrap_or_default();
-                    self.unknown = Some(format!("`{name}` is not an element of {parent}, so this is always empty"));
-                }
                 let open = known == Some(ElementType::Choice) || known.is_none() && !complete;
                 self.hops.push(if open { Hop::ChildOrChoice(name.clone()) } else { Hop::Child(name.clone()) });
                 self.enter(name);

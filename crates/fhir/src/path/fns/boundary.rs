@@ -85,7 +85,7 @@ fn decimal(value: Decimal, high: bool, places: u32) -> Option<Decimal> {
     if value.round(places)?.mantissa() == 0 && value.mantissa() != 0 {
         return Decimal::new(0, places);
     }
-    if high { value.add(half)?.ceiling(places) } else { value.sub(half)?.floor(places) }
+    if high { value.checked_add(half)?.ceiling(places) } else { value.checked_sub(half)?.floor(places) }
 }
 
 fn date<'a>(value: DateTime, high: bool, digits: i64) -> Option<Item<'a>> {

@@ -35,7 +35,7 @@ pub(super) fn decode(text: &str, format: &str) -> Option<String> {
 fn decode_hex(text: &str) -> Option<Vec<u8>> {
     let digit = |b: u8| char::from(b).to_digit(16);
     let bytes = text.as_bytes();
-    (bytes.len() % 2 == 0).then_some(())?;
+    bytes.len().is_multiple_of(2).then_some(())?;
     bytes.chunks(2).map(|pair| Some((digit(pair[0])? * 16 + digit(pair[1])?) as u8)).collect()
 }
 

@@ -35,7 +35,7 @@ pub(super) fn call<'a>(
     let integer = matches!(item, Some(Item::Integer(_)));
     let result = match func {
         Func::Abs if integer => value.to_integer().and_then(i64::checked_abs).map(Item::Integer),
-        Func::Abs => Some(Item::Decimal(if value.is_negative() { value.neg() } else { value })),
+        Func::Abs => Some(Item::Decimal(if value.is_negative() { value.negated() } else { value })),
         Func::Ceiling => value.ceiling(0).and_then(Decimal::to_integer).map(Item::Integer),
         Func::Floor => value.floor(0).and_then(Decimal::to_integer).map(Item::Integer),
         Func::Truncate => i64::try_from(value.truncate()).ok().map(Item::Integer),
@@ -93,7 +93,7 @@ fn round<'a>(
 fn power<'a>(base: Decimal, exponent: Decimal, integer: bool) -> Option<Item<'a>> {
     const EXACT_MAX: i64 = 64;
     if let Some(n) = exponent.to_integer().filter(|n| (0..=EXACT_MAX).contains(n)) {
-        let exact = (0..n).try_fold(Decimal::ONE, |product, _| product.mul(base));
+        let exact = (0..n).try_fold(Decimal::ONE, |product, _| product.checked_mul(base));
         if let Some(exact) = exact {
             return match integer {
                 true => exact.to_integer().map(Item::Integer),
@@ -112,7 +112,7 @@ fn of_quantity<'a>(
     argument: Option<Decimal>,
 ) -> Result<Option<Item<'a>>, PathError> {
     let value = match func {
-        Func::Abs if q.value.is_negative() => Some(q.value.neg()),
+        Func::Abs if q.value.is_negative() => Some(q.value.negated()),
         Func::Abs => Some(q.value),
         Func::Ceiling => q.value.ceiling(0),
         Func::Floor => q.value.floor(0),

@@ -58,7 +58,14 @@ pub(super) fn call<'a>(
         Func::Matches => truth(regex(eval, id, first)?.is_match(&text)),
         Func::MatchesFull => truth(regex(eval, id, &format!("^(?:{first})$"))?.is_match(&text)),
         Func::ReplaceMatches if first.is_empty() => owned(text.into_owned()),
-        Func::ReplaceMatches => owned(regex(eval, id, first)?.replace_all(&text, substitution(second)).into_owned()),
+        Func::ReplaceMatches => {
+            let (regex, with) = (regex(eval, id, first)?, substitution(second));
+            let hits = regex.find_iter(&text).count();
+            // A substitution may name each group once per character, so the whole text may come back for each.
+            let each = with.len().saturating_add(with.matches('$').count().saturating_mul(text.len()));
+            eval.spend_text(id, text.len().saturating_add(hits.saturating_mul(each)))?;
+            owned(regex.replace_all(&text, with).into_owned())
+        }
         Func::Encode => one(codec::encode(&text, first).map(Item::string)),
         Func::Decode => one(codec::decode(&text, first).map(Item::string)),
         Func::Escape => one(codec::escape(&text, first).map(Item::string)),
@@ -92,7 +99,7 @@ fn substring<'a>(eval: &Eval<'a>, id: NodeId, text: &str, scope: Scope<'_, 'a>) 
 
 fn replaced(eval: &Eval<'_>, id: NodeId, text: &str, pattern: &str, with: &str) -> Result<String, PathError> {
     let hits = if pattern.is_empty() { text.len() + 1 } else { text.matches(pattern).count() };
-    eval.spend(id, hits.saturating_mul(with.len()) / 64)?;
+    eval.spend_text(id, text.len().saturating_add(hits.saturating_mul(with.len())))?;
     Ok(text.replace(pattern, with))
 }
 
@@ -137,7 +144,7 @@ fn join<'a>(eval: &Eval<'a>, id: NodeId, input: &[Item<'a>], scope: Scope<'_, 'a
         parts.push(text_of(eval, id, item)?);
     }
     let bytes: usize = parts.iter().map(|p| p.len() + separator.len()).sum();
-    eval.spend(id, bytes / 64)?;
+    eval.spend_text(id, bytes)?;
     // Nothing joined is nothing, not an empty text (SQL on FHIR suite).
     one((!parts.is_empty()).then(|| Item::string(parts.join(&*separator))))
 }
