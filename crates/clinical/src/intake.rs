@@ -6,7 +6,7 @@
 use std::collections::{HashMap, VecDeque};
 use std::sync::Arc;
 
-use base::{Clock, DomainName, Limits, Permit, SourceName, Timestamp, TraceContext, Write};
+use base::{Clock, Limits, Permit, SourceName, Timestamp, TraceContext, Write};
 use bytes::Bytes;
 use parking_lot::Mutex;
 use store::Silver;

@@ -12,7 +12,7 @@ use ledger::{AppendError, Log, NewEntry};
 use object_store::ObjectStoreExt as _;
 use object_store::path::Path as ObjectPath;
 use serde::{Deserialize, Serialize};
-use vault::{Kind, ObjectId, ObjectName, Slot, Vault};
+use vault::{Kind, ObjectName, Slot, Vault};
 
 use crate::envelope::Envelope;
 
@@ -104,13 +104,8 @@ impl Journal {
     }
 
     /// Seals and appends. When this returns the entry survives a power cut (law 1).
-    pub async fn append(
-        &self,
-        permit: &Permit<Write>,
-        envelope: &Envelope,
-        body: &[u8],
-    ) -> Result<u64, JournalError> {
-        permit.covers_kind(&self.domain, Layer::Bronze, Self::KIND)?;
+    pub async fn append(&self, permit: &Permit<Write>, envelope: &Envelope, body: &[u8]) -> Result<u64, JournalError> {
+        permit.covers_kind(&self.domain, Layer::Bronze, envelope.source.as_str())?;
         let scope = self.vault.current_unassigned(&self.domain).await?;
         let mut slots = Vec::with_capacity(3 * Slot::BYTES);
 
@@ -205,13 +200,7 @@ impl Journal {
     }
 
     /// Opens by the re-wrapped slot where refine has stored one, else by the slot of the frame.
-    async fn open_part(
-        &self,
-        index: u64,
-        slot: &Slot,
-        part: u64,
-        sealed: &[u8],
-    ) -> Result<vault::Plain, JournalError> {
+    async fn open_part(&self, index: u64, slot: &Slot, part: u64, sealed: &[u8]) -> Result<vault::Plain, JournalError> {
         let opened = match self.vault.open_object(slot.object, self.name(part), sealed).await {
             Err(vault::VaultError::NoSlot) => self.vault.open_with_slot(slot, self.name(part), sealed).await,
             other => other,

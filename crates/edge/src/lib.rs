@@ -1,1 +1,35 @@
-//! Every door: MLLP, FHIR, SQL over HTTP, the admin API.
+//! Every door of a node: MLLP, FHIR, SQL over HTTP, the admin API, health and metrics.
+//!
+//! A door reads a protocol, asks the gate, calls what lies below under the permit, and answers only what the gate has
+//! released. Errors become a protocol's own in one place per protocol. Never decides, never stores.
+
+mod admin;
+mod doors;
+pub mod fhir;
+mod health;
+mod http;
+mod metrics;
+mod mllp;
+mod outgoing;
+mod sql;
+
+use std::sync::Arc;
+
+use axum::Router;
+
+pub use doors::{Call, DomainDoors, Doors, NodeInfo, Operator, OperatorError, TokenPurpose};
+pub use fhir::ShowMasked;
+pub use http::{Peer, serve, serve_io};
+pub use metrics::Metrics;
+pub use mllp::MllpDoor;
+pub use outgoing::{Draft, Outgoing};
+
+/// All HTTP doors of a node.
+pub fn router(doors: Arc<Doors>) -> Router {
+    let router = Router::new()
+        .merge(fhir::router(doors.clone()))
+        .merge(sql::router(doors.clone()))
+        .merge(admin::router(doors.clone()))
+        .merge(health::router(doors.clone()));
+    http::with_common(router, doors.entropy.clone(), doors.limits.clone(), doors.metrics.clone())
+}

@@ -59,7 +59,18 @@ pub struct Listener {
 pub struct Connection {
     pub stream: Stream,
     pub peer: SocketAddr,
-    _slot: OwnedSemaphorePermit,
+    slot: ConnectionSlot,
+}
+
+/// A connection's place among the allowed ones: hold it as long as the connection lives.
+pub struct ConnectionSlot {
+    _permit: OwnedSemaphorePermit,
+}
+
+impl Connection {
+    pub fn into_parts(self) -> (Stream, ConnectionSlot) {
+        (self.stream, self.slot)
+    }
 }
 
 /// A plain or TLS stream.
@@ -139,7 +150,7 @@ impl Listener {
                         }
                     },
                 };
-                handle(Connection { stream, peer, _slot: slot }).await;
+                handle(Connection { stream, peer, slot: ConnectionSlot { _permit: slot } }).await;
             });
         }
     }

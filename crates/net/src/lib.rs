@@ -5,5 +5,5 @@
 mod accept;
 mod tls;
 
-pub use accept::{Connection, Drain, Listener, Stream};
+pub use accept::{Connection, ConnectionSlot, Drain, Listener, Stream};
 pub use tls::{DevCertificates, TlsError, client_config, install_provider, server_config};

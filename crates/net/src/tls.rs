@@ -111,11 +111,7 @@ impl DevCertificates {
         let ca = rcgen::Issuer::from_params(&ca_params, &ca_key);
 
         for (name, usage, names) in [
-            (
-                "client",
-                rcgen::ExtendedKeyUsagePurpose::ClientAuth,
-                vec!["development-client".to_owned()],
-            ),
+            ("client", rcgen::ExtendedKeyUsagePurpose::ClientAuth, vec!["development-client".to_owned()]),
             (
                 "server",
                 rcgen::ExtendedKeyUsagePurpose::ServerAuth,

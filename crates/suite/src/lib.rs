@@ -1,1 +1,1 @@
-//! End-to-end tests: the laws, with real clients, on a node in process and as a process.
+//! End-to-end tests. Everything is in `tests/suite`: one binary, a harness that starts nodes, one file per law.

@@ -1,1 +1,52 @@
-//! The node: configuration, build(), subcommands.
+//! The node and its commands. `build()` in [`node`] puts the parts together; [`run`] is the command line.
+
+pub mod bench;
+pub mod cli;
+pub mod commands;
+pub mod config;
+pub mod demo;
+mod keys;
+pub mod node;
+mod products;
+pub mod wire;
+
+use std::process::ExitCode;
+
+use cli::{Cli, Command};
+
+pub use node::{Addresses, Node, StartError, Surroundings, build};
+
+/// Exit codes: 0 done, 1 it could not be done, 2 the mesh folder or the arguments are wrong.
+pub fn run(cli: Cli) -> ExitCode {
+    commands::log_to_stderr(&cli);
+    let hardening = vault::process::harden();
+    tracing::debug!(?hardening, "process hardened");
+    let runtime = match tokio::runtime::Builder::new_multi_thread().enable_all().build() {
+        Ok(runtime) => runtime,
+        Err(error) => {
+            commands::say_error(&format!("the runtime could not start: {error}"));
+            return ExitCode::FAILURE;
+        }
+    };
+    runtime.block_on(async {
+        let result = match &cli.command {
+            Command::Init(init) => commands::init::run(&cli, init),
+            Command::Check { limits } => commands::check::run(&cli, *limits),
+            Command::Serve => commands::serve::run(&cli).await,
+            Command::Demo(demo) => demo::run(&cli, demo).await,
+            Command::Ingest(ingest) => commands::ingest::run(&cli, ingest).await,
+            Command::Query(query) => commands::data::query(&cli, query).await,
+            Command::Token(token) => commands::data::token(&cli, token).await,
+            Command::Audit(audit) => commands::audit::run(&cli, audit).await,
+            Command::Journal(journal) => commands::flow::journal(&cli, journal).await,
+            Command::Quarantine(quarantine) => commands::flow::quarantine(&cli, quarantine).await,
+            Command::Index(index) => commands::flow::index(&cli, index).await,
+            Command::Product(product) => commands::flow::product(&cli, product).await,
+            Command::Bench(bench) => bench::run(&cli, bench).await,
+        };
+        match result {
+            Ok(()) => ExitCode::SUCCESS,
+            Err(failure) => failure.report(),
+        }
+    })
+}

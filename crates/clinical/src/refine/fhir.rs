@@ -7,7 +7,7 @@ use std::collections::HashMap;
 
 use base::{LogicalId, Ordinal};
 use fhir::json::{Object, Value};
-use fhir::validate::{Issue, Severity};
+use fhir::validate::Issue;
 use store::{Outcome, StoreError};
 
 use super::work::{Stage, State, Work};
@@ -34,7 +34,7 @@ impl From<StoreError> for Failure {
 }
 
 fn refuse<T>(status: u16, code: &'static str, at: impl Into<String>, text: impl Into<String>) -> Result<T, Failure> {
-    Err(Failure::Refused(Refused { status, issue: Issue::new(Severity::Error, code, at, text) }))
+    Err(Failure::Refused(Refused { status, issue: Issue::error(code, at, text) }))
 }
 
 /// What a single interaction did.
@@ -168,12 +168,7 @@ async fn resolve_target(
 }
 
 /// Resources that satisfy a condition. Conditions by `identifier` and `_id` see everything before this entry.
-async fn matches(
-    stage: &mut Stage<'_, '_>,
-    rtype: &str,
-    query: &str,
-    at: &str,
-) -> Result<Vec<LogicalId>, Failure> {
+async fn matches(stage: &mut Stage<'_, '_>, rtype: &str, query: &str, at: &str) -> Result<Vec<LogicalId>, Failure> {
     let pairs = fhir::search::decode_query(query);
     match pairs.as_slice() {
         [(name, token)] if name == "identifier" => {
@@ -208,7 +203,8 @@ async fn write(
     {
         return refuse(412, "conflict", at, "the resource is not at the version that If-Match names: read it again");
     }
-    let done = |status, version, body| Done { status, rtype: rtype.clone(), id: Some(target.id.clone()), version, body };
+    let done =
+        |status, version, body| Done { status, rtype: rtype.clone(), id: Some(target.id.clone()), version, body };
     match interaction {
         Interaction::Create if target.exists => {
             Ok(done(200, before.as_ref().map(|s| s.version), before.map(|s| s.body)))
@@ -244,7 +240,7 @@ async fn write(
 }
 
 /// The source record a resource is about.
-async fn patient_of(
+pub(super) async fn patient_of(
     stage: &mut Stage<'_, '_>,
     rtype: &str,
     resource: &Value,
@@ -257,7 +253,7 @@ async fn patient_of(
             None => stage.new_patient(),
         });
     }
-    if !fhir::reference::in_patient_compartment(rtype) {
+    if fhir::reference::patient_parameters(rtype).is_empty() {
         return Ok(Ordinal::NONE);
     }
     let Some(reference) = fhir::reference::patient_reference(resource) else {
@@ -348,7 +344,7 @@ async fn batch(
     bundle: &Value,
     source: &str,
 ) -> Result<Outcome, StoreError> {
-    let count = bundle.get("entry").and_then(Value::as_array).map_or(0, <[Value]>::len);
+    let count = bundle.get("entry").map_or(0, |entries| entries.items().len());
     let mut answers = Vec::with_capacity(count);
     for n in 0..count {
         let mut stage = work.stage(index, received);
@@ -372,7 +368,7 @@ async fn batch(
 }
 
 fn bundle_entries(bundle: Value) -> Result<Vec<Entry>, Failure> {
-    let count = bundle.get("entry").and_then(Value::as_array).map_or(0, <[Value]>::len);
+    let count = bundle.get("entry").map_or(0, |entries| entries.items().len());
     (0..count).map(|n| bundle_entry(&bundle, n)).collect()
 }
 
@@ -386,7 +382,12 @@ fn bundle_entry(bundle: &Value, n: usize) -> Result<Entry, Failure> {
         Some("PUT") => Interaction::Update,
         Some("DELETE") => Interaction::Delete,
         Some("GET" | "HEAD") => {
-            return refuse(405, "not-supported", at, "reads are not supported inside a Bundle: send them by themselves");
+            return refuse(
+                405,
+                "not-supported",
+                at,
+                "reads are not supported inside a Bundle: send them by themselves",
+            );
         }
         Some("PATCH") => return refuse(405, "not-supported", at, "PATCH is not supported inside a Bundle"),
         _ => return refuse(400, "required", format!("{at}.request.method"), "request.method is missing or unknown"),
@@ -396,17 +397,29 @@ fn bundle_entry(bundle: &Value, n: usize) -> Result<Entry, Failure> {
     let mut parts = path.split('/');
     let rtype = parts.next().unwrap_or_default().to_owned();
     let id = parts.next().filter(|id| !id.is_empty());
-    if !fhir::known_type(&rtype) || parts.next().is_some() {
-        return refuse(400, "value", format!("{at}.request.url"), "request.url must be a resource type, or a type and an id");
+    if fhir::definitions::resource_type(&rtype).is_none() || parts.next().is_some() {
+        return refuse(
+            400,
+            "value",
+            format!("{at}.request.url"),
+            "request.url must be a resource type, or a type and an id",
+        );
     }
     let id = match id.map(LogicalId::parse) {
         None => None,
         Some(Ok(id)) => Some(id),
-        Some(Err(_)) => return refuse(400, "value", format!("{at}.request.url"), "the id in request.url is not a valid id"),
+        Some(Err(_)) => {
+            return refuse(400, "value", format!("{at}.request.url"), "the id in request.url is not a valid id");
+        }
     };
     let resource = entry.get("resource").cloned().unwrap_or_default();
     if interaction != Interaction::Delete && resource.get("resourceType").and_then(Value::as_str) != Some(&rtype) {
-        return refuse(400, "invalid", format!("{at}.resource"), "the resource is missing, or is not of the type in request.url");
+        return refuse(
+            400,
+            "invalid",
+            format!("{at}.resource"),
+            "the resource is missing, or is not of the type in request.url",
+        );
     }
     let if_match = match text("ifMatch").map(parse_etag) {
         None => None,
@@ -453,7 +466,12 @@ async fn rewrite_references(
         }
     });
     if let Some(path) = unresolved {
-        return refuse(400, "not-found", format!("{}.resource.{path}", entry.at), "the reference points to no entry of this Bundle");
+        return refuse(
+            400,
+            "not-found",
+            format!("{}.resource.{path}", entry.at),
+            "the reference points to no entry of this Bundle",
+        );
     }
     let mut found: HashMap<String, String> = HashMap::new();
     for (path, target) in conditional {
@@ -464,7 +482,9 @@ async fn rewrite_references(
                 found.insert(target.clone(), format!("{rtype}/{one}"));
             }
             [] => return refuse(412, "not-found", at, "the conditional reference matches no resource"),
-            _ => return refuse(412, "multiple-matches", at, "the conditional reference matches more than one resource"),
+            _ => {
+                return refuse(412, "multiple-matches", at, "the conditional reference matches more than one resource");
+            }
         }
     }
     if !found.is_empty() {

@@ -22,6 +22,7 @@ use self::work::Work;
 use crate::envelope::{Content, Envelope};
 use crate::ids::IdMint;
 use crate::journal::{Journal, JournalEntry, JournalError};
+use crate::patients::PatientMap;
 use crate::source::Source;
 
 /// The consumer's name in the catalog.
@@ -41,6 +42,7 @@ pub struct Refiner {
     silver: Silver,
     vault: Vault,
     gate: gate::Gate,
+    patients: Arc<PatientMap>,
     ids: IdMint,
     sources: HashMap<SourceName, Arc<Source>>,
     limits: Arc<Limits>,
@@ -88,6 +90,7 @@ impl Refiner {
         silver: Silver,
         vault: Vault,
         gate: gate::Gate,
+        patients: Arc<PatientMap>,
         sources: impl IntoIterator<Item = Source>,
         limits: Arc<Limits>,
         clock: Arc<dyn Clock>,
@@ -95,7 +98,7 @@ impl Refiner {
         let domain = journal.domain().clone();
         let ids = IdMint::new(&vault.derive(&format!("id/{domain}")));
         let sources = sources.into_iter().map(|s| (s.name.clone(), Arc::new(s))).collect();
-        Refiner { domain, journal, silver, vault, gate, ids, sources, limits, clock }
+        Refiner { domain, journal, silver, vault, gate, patients, ids, sources, limits, clock }
     }
 
     /// Refines until the journal as it stands now is applied. Run before the doors open.
@@ -236,6 +239,8 @@ impl Refiner {
             seen: gathered.seen,
             counts: gathered.counts.into_iter().map(|((source, counter), n)| (source, counter, n)).collect(),
         };
+        // The sets that decisions use change before the data can be seen: a new restriction never lags behind.
+        self.patients.follow(&self.domain, &batch.versions);
         Ok(self.silver.commit(permit, batch).await?)
     }
 
@@ -297,12 +302,7 @@ impl Refiner {
             match ::fhir::json::parse(entry.body.expose(), &limits) {
                 Ok(body) => body,
                 Err(error) => {
-                    let issue = ::fhir::validate::Issue::new(
-                        ::fhir::validate::Severity::Error,
-                        "structure",
-                        "",
-                        error.to_string(),
-                    );
+                    let issue = ::fhir::validate::Issue::error("structure", "", error.to_string());
                     return Ok(fhir::refused_outcome(&fhir::Refused { status: 400, issue }));
                 }
             }
@@ -346,7 +346,7 @@ impl Refiner {
 
     fn set_aside_whole(&self, gathered: &mut Gathered, entry: &JournalEntry, code: &str, reason: &str) {
         if let Content::Fhir(_) = entry.envelope.content {
-            let issue = ::fhir::validate::Issue::new(::fhir::validate::Severity::Fatal, "exception", "", reason);
+            let issue = ::fhir::validate::Issue::error("exception", "", reason);
             gathered.outcomes.push((entry.index, fhir::refused_outcome(&fhir::Refused { status: 500, issue })));
         }
         gathered.set_aside.push(SetAside {

@@ -64,7 +64,6 @@ pub struct Stage<'w, 'a> {
     pub received: Timestamp,
     own: Changes,
     ordinal_at_start: Ordinal,
-    units: HashMap<u32, u32>,
 }
 
 impl<'a> Work<'a> {
@@ -74,11 +73,7 @@ impl<'a> Work<'a> {
 
     pub fn stage<'w>(&'w mut self, index: u64, received: Timestamp) -> Stage<'w, 'a> {
         let ordinal_at_start = self.next_ordinal;
-        Stage { work: self, index, received, own: Changes::default(), ordinal_at_start, units: HashMap::new() }
-    }
-
-    pub fn next_ordinal(&self) -> Ordinal {
-        self.next_ordinal
+        Stage { work: self, index, received, own: Changes::default(), ordinal_at_start }
     }
 
     /// Asks silver for many resources in one round trip, ahead of the units that need them.
@@ -103,7 +98,7 @@ fn state_of(resource: &store::Resource) -> Result<State, StoreError> {
     let body = if resource.deleted {
         Value::Null
     } else {
-        fhir::json::parse(resource.body.expose(), &fhir::json::ParseLimits::for_stored())
+        fhir::json::parse(resource.body.expose(), &fhir::json::ParseLimits::default())
             .map_err(|_| StoreError::corrupt("a stored resource is not JSON"))?
     };
     Ok(State {
@@ -216,21 +211,6 @@ impl Stage<'_, '_> {
             self.own.identifiers.entry(key).or_default().push(id.clone());
         }
         self.own.states.insert((rtype.to_owned(), id.clone()), state);
-    }
-
-    /// How many patients this entry has touched so far, and which one if it is one: its key scope.
-    pub fn patients_touched(&self) -> Vec<Ordinal> {
-        let mut all: Vec<_> = self.own.versions.iter().map(|v| v.patient).filter(|p| p.is_patient()).collect();
-        all.sort();
-        all.dedup();
-        all
-    }
-
-    /// A number for the n-th resource minted by unit `n` of this entry.
-    pub fn next_of_unit(&mut self, unit: u32) -> u32 {
-        let n = self.units.entry(unit).or_default();
-        *n += 1;
-        unit * 1_000 + *n - 1
     }
 
     /// Keeps what was staged.

@@ -65,6 +65,16 @@ pub struct Mapped {
     pub problems: Vec<Problem>,
 }
 
+impl Mapped {
+    /// The units by their index, in the order in which they are to be applied once each has its id: what refers to a
+    /// later unit (a report to its results) comes after it, so that it can leave out what was set aside meanwhile.
+    pub fn apply_order(&self) -> Vec<usize> {
+        let forward = |unit: &Unit| unit.draft.refers_to().iter().any(|n| *n > unit.n);
+        let (later, first): (Vec<usize>, Vec<usize>) = (0..self.units.len()).partition(|at| forward(&self.units[*at]));
+        first.into_iter().chain(later).collect()
+    }
+}
+
 /// One resource that the message speaks of.
 #[derive(Debug, Clone)]
 pub struct Unit {

@@ -73,7 +73,7 @@ impl Silver {
             let fresh = || format!("{}/{}-{}", unit.draft.rtype, self.resources.len(), unit.n);
             names.insert(unit.n, found.unwrap_or_else(fresh));
         }
-        for unit in &mapped.units {
+        for unit in mapped.apply_order().into_iter().map(|at| &mapped.units[at]) {
             let name = &names[&unit.n];
             let at = self.resources.iter().position(|(id, _)| id == name);
             let current = at.map(|at| &self.resources[at].1);
@@ -374,6 +374,7 @@ fn every_value_type_and_status() {
         let mut silver = Silver::default();
         silver.take(&oru(&format!("OBX|1|{obx}|||||F\r")));
         assert_eq!(silver.get(&format!("Observation.{path}")).as_deref(), Some(value), "{obx}");
+        is_valid(&silver);
     }
     for (sent, status) in [
         ("S", "preliminary"),
@@ -432,6 +433,17 @@ fn what_cannot_be_read_is_told_and_the_rest_goes_on() {
     );
     let contradictory = mapped("MSH|^~\\&|A|B|||20260101||ADT^A08^ADT_A08|C1|P|2.5\rEVN|A01\rPID|1||42\r");
     assert_eq!(codes(&contradictory), [("EVN-1", "event-contradicts"), ("MSH-9", "structure-contradicts")]);
+}
+
+#[track_caller]
+fn is_valid(silver: &Silver) {
+    for (name, resource) in &silver.resources {
+        let errors = fhir::validate::validate(resource)
+            .into_iter()
+            .filter(|i| matches!(i.severity, fhir::validate::Severity::Error | fhir::validate::Severity::Fatal))
+            .map(|i| format!("{}: {}", i.expression, i.text));
+        assert_eq!(errors.collect::<Vec<_>>(), Vec::<String>::new(), "{name}");
+    }
 }
 
 /// Every valued field has exactly one fate, and no fate or problem repeats a value.
@@ -617,6 +629,9 @@ fn shared_samples_are_accounted_for() {
             mapped.problems
         );
         with_map += 1;
+        let mut silver = Silver::default();
+        silver.apply(&mapped);
+        is_valid(&silver);
         resources += mapped.units.len();
         for fate in &mapped.fates {
             let share = shares.entry(fate.path[..3].to_owned()).or_default();
@@ -655,6 +670,7 @@ mod any {
             account_is_complete(&message, &once);
             let mut silver = Silver::default();
             silver.apply(&once);
+            is_valid(&silver);
             let first: Vec<String> = silver.resources.iter().map(|(_, r)| to_string(r)).collect();
             // Said twice is said once: nothing new, nothing changed, where every unit can be found again and no number
             // stands for two patients or two visits.

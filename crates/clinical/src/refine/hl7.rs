@@ -1,0 +1,257 @@
+//! HL7 v2 messages, applied unit by unit: found again by key, drafted onto what stands, checked, staged.
+//!
+//! The message's meaning is `v2`'s; here is what meets the state. A unit that cannot be used is set aside alone.
+
+use std::collections::{HashMap, HashSet};
+
+use base::{LogicalId, Ordinal, SourceName};
+use fhir::json::Value;
+use fhir::validate::Severity as IssueSeverity;
+use hl7v2::time::Offset;
+use store::SetAside;
+
+use super::fhir::{Failure, patient_of};
+use super::work::{Stage, Work};
+use super::{Gathered, RefineError, Refiner, WHOLE, source_uri};
+use crate::journal::JournalEntry;
+use crate::v2::{self, ApplyError, Fate, Key, Mapped, Problem, Sender, Severity, Unit};
+
+/// What became of one unit.
+enum Done {
+    Written,
+    /// The message said nothing new, or was overtaken by a later one.
+    Unchanged(&'static str),
+    SetAside {
+        code: &'static str,
+        reason: String,
+    },
+}
+
+impl Refiner {
+    /// Refines a message. `only` names the units a replay asks for; the others are found and not changed.
+    pub(super) async fn refine_hl7(
+        &self,
+        work: &mut Work<'_>,
+        gathered: &mut Gathered,
+        entry: &JournalEntry,
+        only: Option<&HashSet<u32>>,
+    ) -> Result<(), RefineError> {
+        let source = &entry.envelope.source;
+        let mapped = match self.map(entry) {
+            Ok(mapped) => mapped,
+            Err(fault) => {
+                self.set_aside_whole(gathered, entry, "malformed", &fault.to_string());
+                return Ok(());
+            }
+        };
+        let wanted = |unit: u32| only.is_none_or(|only| only.contains(&unit) || only.contains(&WHOLE));
+        for problem in mapped.problems.iter().filter(|problem| wanted(problem.unit)) {
+            match problem.severity {
+                Severity::SetAside => gathered.set_aside.push(aside(entry, problem)),
+                Severity::Tag => gathered.count(source, "tagged", 1),
+            }
+        }
+        if only.is_none() {
+            count_fates(gathered, source, &mapped);
+        }
+        let mut stage = work.stage(entry.index, entry.envelope.received);
+        let mut references: HashMap<u32, String> = HashMap::new();
+        for unit in &mapped.units {
+            let change = wanted(unit.n);
+            match self.apply_unit(&mut stage, entry, unit, &mut references, change).await? {
+                Done::Written => gathered.count(source, "units-written", 1),
+                Done::Unchanged(counter) => gathered.count(source, counter, 1),
+                Done::SetAside { code, reason } if change => {
+                    let critical = mapped.problems.iter().any(|p| p.unit == unit.n && p.critical) || is_critical(unit);
+                    gathered.set_aside.push(SetAside {
+                        index: entry.index,
+                        unit: unit.n,
+                        source: source.clone(),
+                        place: unit.place.clone(),
+                        code: code.into(),
+                        reason,
+                        critical,
+                        at: entry.envelope.received,
+                    });
+                }
+                Done::SetAside { .. } => {}
+            }
+        }
+        stage.keep();
+        Ok(())
+    }
+
+    fn map(&self, entry: &JournalEntry) -> Result<Mapped, hl7v2::Malformed> {
+        let message = hl7v2::parse(entry.body.expose(), &self.limits)?;
+        let source = self.sources.get(&entry.envelope.source);
+        let none = std::collections::BTreeMap::new();
+        let sender = Sender {
+            name: entry.envelope.source.as_str(),
+            utc_offset: source.and_then(|source| Offset::parse(&source.utc_offset).ok()),
+            assigners: source.map_or(&none, |source| &source.assigners),
+        };
+        Ok(v2::map(&message, &sender, &self.limits))
+    }
+
+    async fn apply_unit(
+        &self,
+        stage: &mut Stage<'_, '_>,
+        entry: &JournalEntry,
+        unit: &Unit,
+        references: &mut HashMap<u32, String>,
+        change: bool,
+    ) -> Result<Done, RefineError> {
+        let rtype = unit.draft.rtype;
+        let known = match find(stage, unit, references).await? {
+            Found::None => None,
+            Found::One(id) => Some(id),
+            Found::Many => {
+                let reason = "more than one record carries this identifier: link or merge them, then replay";
+                return Ok(Done::SetAside { code: "ambiguous", reason: reason.into() });
+            }
+            Found::NoParent => {
+                return Ok(Done::SetAside { code: "parent-missing", reason: ApplyError::ParentMissing.to_string() });
+            }
+        };
+        if let Some(id) = &known {
+            references.insert(unit.n, format!("{rtype}/{id}"));
+        }
+        if !change {
+            return Ok(Done::Unchanged("units-unchanged"));
+        }
+        let before = match &known {
+            Some(id) => stage.current(rtype, id).await?,
+            None => None,
+        };
+        let current = before.as_ref().map(|state| &*state.body);
+        let applied = unit.draft.apply(&unit.key, current, &|n| references.get(&n).cloned());
+        let next = match applied {
+            Ok(Some(next)) => next,
+            Ok(None) => return Ok(Done::Unchanged("units-unchanged")),
+            Err(ApplyError::Stale) => return Ok(Done::Unchanged("units-overtaken")),
+            Err(error @ ApplyError::ParentMissing) => {
+                return Ok(Done::SetAside { code: "parent-missing", reason: error.to_string() });
+            }
+        };
+        if let Some(issue) = first_error(&next) {
+            return Ok(Done::SetAside { code: "invalid", reason: issue });
+        }
+        let patient = match self.patient(stage, rtype, &next, before.as_ref()).await? {
+            Ok(patient) => patient,
+            Err(reason) => return Ok(Done::SetAside { code: "patient", reason }),
+        };
+        let id = known.unwrap_or_else(|| self.ids.mint(entry.index, unit.n));
+        stage.put(rtype, &id, patient, next, &source_uri(&self.domain, &entry.envelope)).await?;
+        references.insert(unit.n, format!("{rtype}/{id}"));
+        Ok(Done::Written)
+    }
+
+    /// The source record; the inner error is a reason to set the unit aside.
+    async fn patient(
+        &self,
+        stage: &mut Stage<'_, '_>,
+        rtype: &str,
+        next: &Value,
+        before: Option<&super::work::State>,
+    ) -> Result<Result<Ordinal, String>, RefineError> {
+        match patient_of(stage, rtype, next, before, "").await {
+            Ok(patient) => match before {
+                Some(state) if state.patient != patient && state.patient.is_patient() => {
+                    Ok(Err("the record belongs to another patient already: check the identifiers, then replay".into()))
+                }
+                _ => Ok(Ok(patient)),
+            },
+            Err(Failure::Refused(refused)) => Ok(Err(refused.issue.text)),
+            Err(Failure::Store(error)) => Err(error.into()),
+        }
+    }
+}
+
+enum Found {
+    None,
+    One(LogicalId),
+    Many,
+    NoParent,
+}
+
+/// The resource this unit speaks of, by the most certain of its keys that finds one.
+async fn find(stage: &mut Stage<'_, '_>, unit: &Unit, references: &HashMap<u32, String>) -> Result<Found, RefineError> {
+    let rtype = unit.draft.rtype;
+    let within;
+    let keys: &[(String, String)] = match &unit.key {
+        Key::Identifiers(keys) => keys,
+        Key::Within { unit, natural } => {
+            let Some(parent) = references.get(unit) else { return Ok(Found::NoParent) };
+            within = [(Key::WITHIN_SYSTEM.to_owned(), Key::within(parent, natural))];
+            &within
+        }
+    };
+    for (system, value) in keys {
+        let mut ids = stage.find(rtype, system, value).await?;
+        match ids.len() {
+            0 => {}
+            1 => return Ok(ids.pop().map_or(Found::None, Found::One)),
+            _ => return Ok(Found::Many),
+        }
+    }
+    Ok(Found::None)
+}
+
+fn aside(entry: &JournalEntry, problem: &Problem) -> SetAside {
+    SetAside {
+        index: entry.index,
+        unit: problem.unit,
+        source: entry.envelope.source.clone(),
+        place: problem.place.clone(),
+        code: problem.code.into(),
+        reason: problem.text.clone(),
+        critical: problem.critical,
+        at: entry.envelope.received,
+    }
+}
+
+/// Every valued field is mapped, kept on purpose, or not mapped yet: counted per source.
+fn count_fates(gathered: &mut Gathered, source: &SourceName, mapped: &Mapped) {
+    let (mut fields, mut kept, mut unmapped) = (0, 0, 0);
+    for fate in &mapped.fates {
+        match fate.fate {
+            Fate::Mapped(_) => fields += 1,
+            Fate::Kept(_) => kept += 1,
+            Fate::Unmapped => unmapped += 1,
+        }
+    }
+    gathered.count(source, "fields-mapped", fields);
+    gathered.count(source, "fields-kept", kept);
+    gathered.count(source, "fields-unmapped", unmapped);
+}
+
+/// What we made ourselves must be valid FHIR; otherwise a person looks at it.
+fn first_error(resource: &Value) -> Option<String> {
+    fhir::validate::validate(resource)
+        .into_iter()
+        .find(|issue| matches!(issue.severity, IssueSeverity::Error | IssueSeverity::Fatal))
+        .map(|issue| format!("{}: {}", issue.expression, issue.text))
+}
+
+/// An observation flagged HH, LL or AA (HL7 table 0078).
+fn is_critical(unit: &Unit) -> bool {
+    unit.draft.fields.iter().any(|field| {
+        field.path == "interpretation"
+            && match &field.change {
+                v2::Change::Set(value) | v2::Change::Default(value) => has_critical_code(value),
+                v2::Change::Items { values, .. } | v2::Change::Add(values) => values.iter().any(has_critical_code),
+                v2::Change::Remove | v2::Change::RemoveItems { .. } => false,
+            }
+    })
+}
+
+fn has_critical_code(value: &Value) -> bool {
+    match value {
+        Value::Array(list) => list.iter().any(has_critical_code),
+        Value::Object(object) => {
+            object.get("code").and_then(Value::as_str).is_some_and(|code| matches!(code, "HH" | "LL" | "AA"))
+                || object.get("coding").is_some_and(has_critical_code)
+        }
+        _ => false,
+    }
+}

@@ -1,0 +1,545 @@
+//! The admin API: journals, set-aside units, audit, sources, products, tokens. JSON; its OpenAPI is at `/openapi.json`.
+//!
+//! Shows how data flows and never its content: what a patient's data says is for the FHIR and SQL doors. Minting tokens
+//! and handing in files are open over the node's own socket only.
+
+use std::sync::Arc;
+
+use axum::body::Bytes;
+use axum::extract::{Path, Query, State};
+use axum::http::{HeaderMap, StatusCode, header};
+use axum::response::{IntoResponse, Response};
+use axum::routing::{get, post};
+use axum::{Extension, Router};
+use base::{DomainName, Layer, LogicalId, Manage, Permit, PrincipalId, Purpose, Read, SourceName, TraceContext};
+use clinical::{Content, Door};
+use gate::{Access, AuditFilter, Held};
+use policy::Action;
+use serde::{Deserialize, Serialize};
+use serde_json::{Value, json};
+
+use crate::doors::{Call, Doors, TokenPurpose};
+use crate::http::Peer;
+use crate::outgoing::{Draft, Outgoing};
+
+pub fn router(doors: Arc<Doors>) -> Router {
+    Router::new()
+        .route("/admin/status", get(status))
+        .route("/admin/journal/{domain}/{index}", get(trace_entry))
+        .route("/admin/lineage/{domain}/{rtype}/{id}", get(lineage))
+        .route("/admin/set-aside/{domain}", get(set_aside))
+        .route("/admin/set-aside/{domain}/{index}/replay", post(replay))
+        .route("/admin/audit", get(audit_page))
+        .route("/admin/audit/checkpoint/{log}", get(checkpoint))
+        .route("/admin/audit/who-saw/{domain}/{patient}", get(who_saw))
+        .route("/admin/products", get(products))
+        .route("/admin/products/{domain}/{product}/build", post(build))
+        .route("/admin/index/{domain}/rebuild", post(rebuild_index))
+        .route("/admin/token", post(token))
+        .route("/admin/ingest/{domain}/{source}", post(ingest))
+        .route("/openapi.json", get(openapi))
+        .with_state(doors)
+}
+
+/// The one place where this API's errors become a status and a sentence.
+#[derive(Debug)]
+struct AdminError(StatusCode, String);
+
+type Answer = Result<Outgoing, AdminError>;
+
+impl AdminError {
+    fn not_found(what: &str) -> Self {
+        AdminError(StatusCode::NOT_FOUND, format!("there is no such {what}"))
+    }
+
+    fn broken(what: &'static str, error: impl std::fmt::Display) -> Self {
+        tracing::error!(%error, "{what}");
+        AdminError(StatusCode::SERVICE_UNAVAILABLE, format!("{what}: try again"))
+    }
+}
+
+impl From<gate::Unauthenticated> for AdminError {
+    fn from(error: gate::Unauthenticated) -> Self {
+        AdminError(StatusCode::UNAUTHORIZED, error.to_string())
+    }
+}
+
+impl From<gate::Refusal> for AdminError {
+    fn from(refusal: gate::Refusal) -> Self {
+        let outage = refusal.kind == gate::RefusalKind::Unavailable;
+        AdminError(if outage { StatusCode::SERVICE_UNAVAILABLE } else { StatusCode::FORBIDDEN }, refusal.to_string())
+    }
+}
+
+impl From<gate::NotReleased> for AdminError {
+    fn from(error: gate::NotReleased) -> Self {
+        AdminError(StatusCode::SERVICE_UNAVAILABLE, error.to_string())
+    }
+}
+
+impl From<store::StoreError> for AdminError {
+    fn from(error: store::StoreError) -> Self {
+        AdminError::broken("the store cannot answer now", error)
+    }
+}
+
+impl IntoResponse for AdminError {
+    fn into_response(self) -> Response {
+        let mut response = (self.0, json!({ "error": self.1 }).to_string()).into_response();
+        response.headers_mut().insert(header::CONTENT_TYPE, axum::http::HeaderValue::from_static("application/json"));
+        response
+    }
+}
+
+fn json_draft(value: &impl Serialize) -> Draft {
+    let body = serde_json::to_vec(value).unwrap_or_default();
+    Draft::new(StatusCode::OK, "application/json", body)
+}
+
+/// What the mesh's own metadata needs: a permit, a record, a release, like any other answer.
+async fn released(doors: &Doors, call: &Call, permit: &Permit<Read>, action: Action, what: &str, value: &impl Serialize) -> Answer {
+    let held = Held::under(permit, json_draft(value));
+    let access = Access::of(permit, action, &call.origin).what(what).rows(1);
+    let release = doors.gate.release(&call.caller, access).await?;
+    Outgoing::data(held, release).map_err(|error| AdminError::broken("the answer could not be released", error))
+}
+
+fn domain<'a>(doors: &'a Doors, name: &str) -> Result<&'a DomainName, AdminError> {
+    doors.domain(name).map(|(name, _)| name).ok_or_else(|| AdminError::not_found("domain"))
+}
+
+impl Call {
+    /// A permit to see how a domain's data flows.
+    async fn metadata(&self, doors: &Doors, domain: &DomainName, kind: &str) -> Result<Permit<Read>, AdminError> {
+        let ask = self.ask(Action::MetadataRead, domain, Layer::Governance).kind(kind);
+        Ok(doors.gate.permit::<Read>(&self.caller, ask).await?)
+    }
+
+    async fn manage(
+        &self,
+        doors: &Doors,
+        action: Action,
+        domain: &DomainName,
+        kind: &str,
+    ) -> Result<Permit<Manage>, AdminError> {
+        let ask = self.ask(action, domain, Layer::Governance).kind(kind);
+        Ok(doors.gate.permit::<Manage>(&self.caller, ask).await?)
+    }
+}
+
+async fn status(
+    State(doors): State<Arc<Doors>>,
+    Extension(peer): Extension<Peer>,
+    Extension(trace): Extension<TraceContext>,
+    headers: HeaderMap,
+) -> Answer {
+    let call = doors.call("admin", &peer, trace, &headers).await?;
+    let permit = call.metadata(&doors, &gate::governance(), "source").await?;
+    let mut domains = Vec::new();
+    for (name, parts) in &doors.domains {
+        let size = parts.intake.journal().log().size();
+        let counts: Vec<Value> = doors
+            .silver
+            .counts(name)
+            .await?
+            .into_iter()
+            .map(|(source, counter, n)| json!({ "source": source, "counter": counter, "n": n }))
+            .collect();
+        let stats: Vec<Value> = doors
+            .silver
+            .resource_counts(name)
+            .await?
+            .into_iter()
+            .map(|(rtype, living)| json!({ "type": rtype, "living": living }))
+            .collect();
+        domains.push(json!({
+            "domain": name,
+            "journal_entries": size,
+            "applied": *doors.silver.applied(name).borrow(),
+            "counts": counts,
+            "resources": stats,
+        }));
+    }
+    let value = json!({
+        "mesh": doors.info.mesh,
+        "version": doors.info.version,
+        "started": doors.info.started.to_string(),
+        "policy_version": format!("{:016x}", doors.gate.policy_version()),
+        "domains": domains,
+    });
+    released(&doors, &call, &permit, Action::MetadataRead, "status", &value).await
+}
+
+/// An entry's way: envelope without content, and the versions it made.
+async fn trace_entry(
+    State(doors): State<Arc<Doors>>,
+    Path((name, index)): Path<(String, u64)>,
+    Extension(peer): Extension<Peer>,
+    Extension(trace): Extension<TraceContext>,
+    headers: HeaderMap,
+) -> Answer {
+    let call = doors.call("admin", &peer, trace, &headers).await?;
+    let name = domain(&doors, &name)?;
+    let permit = call.metadata(&doors, name, "journal").await?;
+    let journal = doors.domains[name].intake.journal();
+    let read = doors
+        .gate
+        .node_permit::<Read>("refine", name, Layer::Bronze)
+        .map_err(|error| AdminError::broken("the journal cannot be read now", error))?;
+    let entry = journal
+        .read(&read, index, 1, usize::MAX)
+        .await
+        .map_err(|error| AdminError::broken("the journal cannot be read now", error))?
+        .pop()
+        .ok_or_else(|| AdminError::not_found("journal entry"))?;
+    let value = match entry {
+        Ok(entry) => {
+            let silver = doors
+                .gate
+                .node_permit::<Read>("refine", name, Layer::Silver)
+                .map_err(|error| AdminError::broken("silver cannot be read now", error))?;
+            let versions: Vec<Value> = doors
+                .silver
+                .came_of(&silver, name, index)
+                .await?
+                .into_iter()
+                .map(|v| json!({ "resource": format!("{}/{}", v.rtype, v.id), "version": v.version }))
+                .collect();
+            let set_aside = doors.silver.set_aside_of(name, index).await?;
+            json!({
+                "position": format!("{}/{index}", journal.log().name()),
+                "received": entry.envelope.received.to_string(),
+                "source": entry.envelope.source,
+                "door": entry.envelope.door,
+                "kind": match &entry.envelope.content {
+                    Content::Hl7v2 => "hl7v2".to_owned(),
+                    Content::Fhir(request) => format!("fhir {:?} {}", request.interaction, request.rtype).to_lowercase(),
+                    Content::Replay { of } => format!("replay of {of}"),
+                },
+                "bytes": entry.body.expose().len(),
+                "content_hash": entry.envelope.content_hash,
+                "trace": entry.envelope.trace().map(|t| t.trace_id_hex()),
+                "principal": entry.envelope.principal,
+                "decision": format!("{:016x}", entry.envelope.decision),
+                "versions": versions,
+                "set_aside": set_aside.iter().map(set_aside_json).collect::<Vec<_>>(),
+            })
+        }
+        Err(error) => json!({ "position": format!("{}/{index}", journal.log().name()), "error": error.to_string() }),
+    };
+    released(&doors, &call, &permit, Action::MetadataRead, "journal entry", &value).await
+}
+
+/// The journal positions that each version of a resource came from, newest first. No content.
+async fn lineage(
+    State(doors): State<Arc<Doors>>,
+    Path((name, rtype, id)): Path<(String, String, String)>,
+    Extension(peer): Extension<Peer>,
+    Extension(trace): Extension<TraceContext>,
+    headers: HeaderMap,
+) -> Answer {
+    let call = doors.call("admin", &peer, trace, &headers).await?;
+    let name = domain(&doors, &name)?;
+    let permit = call.metadata(&doors, name, "lineage").await?;
+    let id = LogicalId::parse(&id).map_err(|_| AdminError::not_found("resource"))?;
+    let read = doors
+        .gate
+        .node_permit::<Read>("refine", name, Layer::Silver)
+        .map_err(|error| AdminError::broken("silver cannot be read now", error))?;
+    let versions = doors.silver.history(&read, name, &rtype, &id, doors.limits.search_count_max).await?;
+    if versions.is_empty() {
+        return Err(AdminError::not_found("resource"));
+    }
+    let versions: Vec<Value> = versions
+        .iter()
+        .map(|v| json!({ "version": v.version, "at": v.last_updated.to_string(), "positions": v.positions, "deleted": v.deleted }))
+        .collect();
+    released(&doors, &call, &permit, Action::MetadataRead, "lineage", &json!({ "versions": versions })).await
+}
+
+fn set_aside_json(row: &store::SetAsideEntry) -> Value {
+    let aside = &row.unit;
+    json!({
+        "index": aside.index,
+        "unit": if aside.unit == clinical::WHOLE { Value::Null } else { json!(aside.unit) },
+        "source": aside.source,
+        "place": aside.place,
+        "code": aside.code,
+        "reason": aside.reason,
+        "critical": aside.critical,
+        "at": aside.at.to_string(),
+        "resolved": row.resolved,
+    })
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct SetAsideQuery {
+    /// Resolved ones too.
+    #[serde(default)]
+    all: bool,
+    max: Option<usize>,
+}
+
+async fn set_aside(
+    State(doors): State<Arc<Doors>>,
+    Path(name): Path<String>,
+    Query(query): Query<SetAsideQuery>,
+    Extension(peer): Extension<Peer>,
+    Extension(trace): Extension<TraceContext>,
+    headers: HeaderMap,
+) -> Answer {
+    let call = doors.call("admin", &peer, trace, &headers).await?;
+    let name = domain(&doors, &name)?;
+    let permit = call.metadata(&doors, name, "set-aside").await?;
+    let max = query.max.unwrap_or(200).min(10_000);
+    let rows = doors.silver.set_aside(name, None, query.all, max).await?;
+    let rows: Vec<Value> = rows.iter().map(set_aside_json).collect();
+    released(&doors, &call, &permit, Action::MetadataRead, "set-aside list", &json!({ "set_aside": rows })).await
+}
+
+/// A replay is a journal entry itself, so that a rebuild decides the same.
+async fn replay(
+    State(doors): State<Arc<Doors>>,
+    Path((name, index)): Path<(String, u64)>,
+    Extension(peer): Extension<Peer>,
+    Extension(trace): Extension<TraceContext>,
+    headers: HeaderMap,
+) -> Answer {
+    let call = doors.call("admin", &peer, trace, &headers).await?;
+    let name = domain(&doors, &name)?;
+    let permit = call.manage(&doors, Action::Replay, name, "set-aside").await?;
+    let before = doors.silver.open_set_aside(name, index).await?.len();
+    if before == 0 {
+        return Err(AdminError::not_found("set-aside unit waiting at this position"));
+    }
+    let intake = &doors.domains[name].intake;
+    let write = doors
+        .gate
+        .node_permit::<base::Write>("refine", name, Layer::Bronze)
+        .map_err(|error| AdminError::broken("the journal cannot be written now", error))?;
+    let source = SourceName::parse("replay").map_err(|error| AdminError::broken("replay has no source", error))?;
+    let input = clinical::Input {
+        source,
+        door: Door::Console,
+        content: Content::Replay { of: index },
+        control_key: None,
+        trace,
+        body: Bytes::new(),
+    };
+    let accepted = intake
+        .accept(&write, input)
+        .await
+        .map_err(|error| AdminError::broken("the replay could not be stored", error))?;
+    let mut applied = doors.silver.applied(name);
+    let _ = applied.wait_for(|upto| *upto > accepted.index).await;
+    let after = doors.silver.open_set_aside(name, index).await?.len();
+    let value = json!({ "replayed": format!("{}/{index}", intake.journal().log().name()), "resolved": before - after, "left": after });
+    let held = Held::under(&permit, json_draft(&value));
+    let access = Access::of(&permit, Action::Replay, &call.origin).what("replay").rows(1);
+    let release = doors.gate.release(&call.caller, access).await?;
+    Outgoing::data(held, release).map_err(|error| AdminError::broken("the answer could not be released", error))
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct AuditQuery {
+    last: Option<usize>,
+    principal: Option<PrincipalId>,
+}
+
+async fn audit_permit(doors: &Doors, call: &Call) -> Result<Permit<Read>, AdminError> {
+    let ask = call.ask(Action::AuditRead, &gate::governance(), Layer::Governance).kind("audit");
+    Ok(doors.gate.permit::<Read>(&call.caller, ask).await?)
+}
+
+/// Reading the audit log is an access itself.
+async fn audit_lines(
+    doors: &Doors,
+    call: &Call,
+    permit: &Permit<Read>,
+    page: Held<gate::AuditPage>,
+    what: &str,
+) -> Answer {
+    let draft = page.map(|page| json_draft(&json!({ "accesses": page.lines, "unreadable": page.unreadable })));
+    let access = Access::of(permit, Action::AuditRead, &call.origin).what(what).rows(1);
+    let release = doors.gate.release(&call.caller, access).await?;
+    Outgoing::data(draft, release).map_err(|error| AdminError::broken("the answer could not be released", error))
+}
+
+async fn audit_page(
+    State(doors): State<Arc<Doors>>,
+    Query(query): Query<AuditQuery>,
+    Extension(peer): Extension<Peer>,
+    Extension(trace): Extension<TraceContext>,
+    headers: HeaderMap,
+) -> Answer {
+    let call = doors.call("admin", &peer, trace, &headers).await?;
+    let permit = audit_permit(&doors, &call).await?;
+    let filter = AuditFilter { principal: query.principal, ..AuditFilter::default() };
+    let last = query.last.unwrap_or(20).min(1_000);
+    let page = doors
+        .audit
+        .newest(&permit, &filter, last)
+        .await
+        .map_err(|error| AdminError::broken("the audit log cannot be read now", error))?;
+    audit_lines(&doors, &call, &permit, page, "audit page").await
+}
+
+async fn who_saw(
+    State(doors): State<Arc<Doors>>,
+    Path((name, patient)): Path<(String, String)>,
+    Extension(peer): Extension<Peer>,
+    Extension(trace): Extension<TraceContext>,
+    headers: HeaderMap,
+) -> Answer {
+    let call = doors.call("admin", &peer, trace, &headers).await?;
+    let name = domain(&doors, &name)?;
+    let patient = LogicalId::parse(&patient).map_err(|_| AdminError::not_found("patient"))?;
+    let permit = audit_permit(&doors, &call).await?;
+    let ordinal =
+        doors.silver.patient_ordinal(name, &patient).await?.ok_or_else(|| AdminError::not_found("patient"))?;
+    let page = doors
+        .audit
+        .who_saw(&permit, name, ordinal)
+        .await
+        .map_err(|error| AdminError::broken("the audit log cannot be read now", error))?;
+    audit_lines(&doors, &call, &permit, page, "who saw a patient").await
+}
+
+/// Public: a checkpoint proves, and tells nothing.
+async fn checkpoint(State(doors): State<Arc<Doors>>, Path(log): Path<String>) -> Answer {
+    let note = doors.operator.checkpoint(&log).ok_or_else(|| AdminError::not_found("log"))?;
+    Ok(Outgoing::no_data(Draft::new(StatusCode::OK, "text/plain; charset=utf-8", note.into_bytes())))
+}
+
+async fn rebuild_index(
+    State(doors): State<Arc<Doors>>,
+    Path(name): Path<String>,
+    Extension(peer): Extension<Peer>,
+    Extension(trace): Extension<TraceContext>,
+    headers: HeaderMap,
+) -> Answer {
+    let call = doors.call("admin", &peer, trace, &headers).await?;
+    let name = domain(&doors, &name)?;
+    let permit = call.manage(&doors, Action::Manage, name, "index").await?;
+    let resources = doors
+        .operator
+        .rebuild_index(name)
+        .await
+        .map_err(|error| AdminError::broken("the index could not be rebuilt", error))?;
+    let held = Held::under(&permit, json_draft(&json!({ "domain": name, "resources": resources })));
+    let access = Access::of(&permit, Action::Manage, &call.origin).what("index rebuild").rows(1);
+    let release = doors.gate.release(&call.caller, access).await?;
+    Outgoing::data(held, release).map_err(|error| AdminError::broken("the answer could not be released", error))
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct TokenRequest {
+    principal: PrincipalId,
+    #[serde(default)]
+    purpose: Option<String>,
+    #[serde(default)]
+    without_purpose: bool,
+    minutes: i64,
+}
+
+fn local_only(peer: &Peer) -> Result<(), AdminError> {
+    match peer {
+        Peer::Local => Ok(()),
+        Peer::Network(_) => {
+            Err(AdminError(StatusCode::FORBIDDEN, "this is open over the node's own socket only".to_owned()))
+        }
+    }
+}
+
+async fn token(
+    State(doors): State<Arc<Doors>>,
+    Extension(peer): Extension<Peer>,
+    Extension(trace): Extension<TraceContext>,
+    headers: HeaderMap,
+    body: Bytes,
+) -> Answer {
+    local_only(&peer)?;
+    let call = doors.call("admin", &peer, trace, &headers).await?;
+    let request: TokenRequest = serde_json::from_slice(&body)
+        .map_err(|error| AdminError(StatusCode::BAD_REQUEST, format!("the request is malformed: {error}")))?;
+    let purpose = match (&request.purpose, request.without_purpose) {
+        (Some(code), false) => TokenPurpose::Of(
+            Purpose::parse(code)
+                .ok_or_else(|| AdminError(StatusCode::BAD_REQUEST, "this is no purpose of use".to_owned()))?,
+        ),
+        (None, true) => TokenPurpose::Without,
+        (None, false) => TokenPurpose::Default,
+        (Some(_), true) => {
+            return Err(AdminError(StatusCode::BAD_REQUEST, "a purpose and none cannot both be asked for".to_owned()));
+        }
+    };
+    let permit = call.manage(&doors, Action::MintToken, &gate::governance(), "token").await?;
+    let token = doors
+        .operator
+        .token(&request.principal, purpose, request.minutes)
+        .map_err(|error| AdminError(StatusCode::BAD_REQUEST, error.to_string()))?;
+    let held = Held::under(&permit, json_draft(&json!({ "token": token })));
+    let what = format!("token for {}", request.principal);
+    let access = Access::of(&permit, Action::MintToken, &call.origin).what(what).rows(1);
+    let release = doors.gate.release(&call.caller, access).await?;
+    Outgoing::data(held, release).map_err(|error| AdminError::broken("the answer could not be released", error))
+}
+
+/// One HL7 v2 message from a file, as its source would have sent it. The answer is the acknowledgement.
+async fn ingest(
+    State(doors): State<Arc<Doors>>,
+    Path((name, source)): Path<(String, String)>,
+    Extension(peer): Extension<Peer>,
+    Extension(trace): Extension<TraceContext>,
+    body: Bytes,
+) -> Answer {
+    local_only(&peer)?;
+    let (name, parts) = doors.domain(&name).ok_or_else(|| AdminError::not_found("domain"))?;
+    let receiver = SourceName::parse(&source)
+        .ok()
+        .and_then(|source| parts.receivers.get(&source))
+        .ok_or_else(|| AdminError::not_found("HL7 v2 source"))?;
+    let caller = doors.gate.source(&receiver.source().name)?;
+    let origin = gate::Origin::new("file", None, Some(trace));
+    let ask = gate::Ask::new(Action::Ingest, name, Layer::Bronze, &origin).kind(receiver.source().name.as_str());
+    let permit = doors.gate.permit::<base::Write>(&caller, ask).await?;
+    let reply = receiver.receive(&permit, Door::File, trace, body).await;
+    let text = reply.ack.map(|ack| String::from_utf8_lossy(&ack).replace('\r', "\n"));
+    Ok(Outgoing::no_data(json_draft(&json!({
+        "code": reply.code.code(),
+        "index": reply.accepted.map(|accepted| accepted.index),
+        "duplicate": reply.accepted.is_some_and(|accepted| accepted.duplicate),
+        "ack": text,
+    }))))
+}
+
+async fn products(
+    State(doors): State<Arc<Doors>>,
+    Extension(peer): Extension<Peer>,
+    Extension(trace): Extension<TraceContext>,
+    headers: HeaderMap,
+) -> Answer {
+    let call = doors.call("admin", &peer, trace, &headers).await?;
+    let permit = call.metadata(&doors, &gate::governance(), "product").await?;
+    let list = crate::sql::product_list(&doors).await;
+    released(&doors, &call, &permit, Action::MetadataRead, "products", &json!({ "products": list })).await
+}
+
+async fn build(
+    State(doors): State<Arc<Doors>>,
+    Path((name, product)): Path<(String, String)>,
+    Extension(peer): Extension<Peer>,
+    Extension(trace): Extension<TraceContext>,
+    headers: HeaderMap,
+) -> Answer {
+    let call = doors.call("admin", &peer, trace, &headers).await?;
+    let name = domain(&doors, &name)?;
+    crate::sql::build_product(&doors, &call, name, &product).await
+}
+
+async fn openapi() -> Outgoing {
+    Outgoing::no_data(Draft::new(StatusCode::OK, "application/json", include_bytes!("openapi.json").to_vec()))
+}

@@ -1,0 +1,60 @@
+//! The CapabilityStatement, generated from what is there (R4 §5.2).
+
+use fhir::json;
+use fhir::json::Value;
+use fhir::search::ParamKind;
+
+/// `base` is this domain's FHIR base URL; `date` the day the node started.
+pub fn statement(base: &str, date: &str, version: &str) -> Value {
+    let mut resources = Vec::new();
+    for rtype in fhir::definitions::resource_types().map(|known| known.name) {
+        let params: Vec<Value> = fhir::search::params(rtype)
+            .iter()
+            .filter(|param| !matches!(param.kind, ParamKind::Composite | ParamKind::Special))
+            .map(|param| json!({ "name": param.code, "type": kind(param.kind) }))
+            .collect();
+        let interactions: Vec<Value> = ["read", "vread", "create", "update", "delete", "search-type", "history-instance"]
+            .iter()
+            .map(|code| json!({ "code": *code }))
+            .collect();
+        resources.push(json!({
+            "type": rtype,
+            "interaction": (Value::Array(interactions)),
+            "versioning": "versioned-update",
+            "readHistory": true,
+            "updateCreate": true,
+            "conditionalCreate": true,
+            "searchParam": (Value::Array(params)),
+        }));
+    }
+    json!({
+        "resourceType": "CapabilityStatement",
+        "status": "active",
+        "date": date,
+        "kind": "instance",
+        "software": { "name": "Wardmesh", "version": version },
+        "implementation": { "description": "A domain of a Wardmesh node", "url": base },
+        "fhirVersion": "4.0.1",
+        "format": ["application/fhir+json", "json"],
+        "rest": [{
+            "mode": "server",
+            "security": { "cors": false, "description": "Bearer tokens; every access is decided by policy and recorded" },
+            "resource": (Value::Array(resources)),
+            "interaction": [{ "code": "transaction" }, { "code": "batch" }],
+        }],
+    })
+}
+
+fn kind(kind: ParamKind) -> &'static str {
+    match kind {
+        ParamKind::Token => "token",
+        ParamKind::Reference => "reference",
+        ParamKind::Date => "date",
+        ParamKind::String => "string",
+        ParamKind::Number => "number",
+        ParamKind::Quantity => "quantity",
+        ParamKind::Uri => "uri",
+        ParamKind::Composite => "composite",
+        ParamKind::Special => "special",
+    }
+}

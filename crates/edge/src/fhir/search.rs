@@ -1,0 +1,203 @@
+//! search-type by GET and POST (R4 §3.1.1). Unknown parameters are an error unless `Prefer: handling=lenient`.
+
+use std::sync::Arc;
+
+use axum::Extension;
+use axum::body::Bytes;
+use axum::extract::{Path, RawQuery, State};
+use axum::http::{HeaderMap, StatusCode};
+use base::{DataClass, DomainName, Mask, Permit, Read, TraceContext};
+use fhir::json;
+use fhir::json::{Object, Value};
+use fhir::search::Query;
+use gate::{Access, Held};
+use policy::Action;
+use store::{Resource, SearchPage};
+
+use super::read::{permit_to_read, value_of};
+use super::{Answer, FHIR_JSON, FhirError, known_type};
+use crate::doors::{Call, Doors};
+use crate::http::Peer;
+use crate::outgoing::{Draft, Outgoing};
+
+pub async fn get(
+    State(doors): State<Arc<Doors>>,
+    Path((domain, rtype)): Path<(String, String)>,
+    RawQuery(query): RawQuery,
+    Extension(peer): Extension<Peer>,
+    Extension(trace): Extension<TraceContext>,
+    headers: HeaderMap,
+) -> Answer {
+    let call = doors.call("fhir", &peer, trace, &headers).await?;
+    let pairs = fhir::search::decode_query(query.as_deref().unwrap_or_default());
+    search(&doors, &call, &domain, &rtype, pairs, &headers).await
+}
+
+/// `POST [type]/_search`: the criteria in the body, where no proxy logs them.
+pub async fn post(
+    State(doors): State<Arc<Doors>>,
+    Path((domain, rtype)): Path<(String, String)>,
+    RawQuery(query): RawQuery,
+    Extension(peer): Extension<Peer>,
+    Extension(trace): Extension<TraceContext>,
+    headers: HeaderMap,
+    body: Bytes,
+) -> Answer {
+    let call = doors.call("fhir", &peer, trace, &headers).await?;
+    let mut pairs = fhir::search::decode_query(query.as_deref().unwrap_or_default());
+    let form = std::str::from_utf8(&body)
+        .map_err(|_| FhirError::new(StatusCode::BAD_REQUEST, "structure", "the form is not UTF-8"))?;
+    pairs.extend(fhir::search::decode_query(form));
+    search(&doors, &call, &domain, &rtype, pairs, &headers).await
+}
+
+async fn search(
+    doors: &Doors,
+    call: &Call,
+    domain: &str,
+    rtype: &str,
+    mut pairs: Vec<(String, String)>,
+    headers: &HeaderMap,
+) -> Answer {
+    let (domain, _) = doors.domain(domain).ok_or_else(FhirError::not_found)?;
+    let rtype = known_type(rtype)?;
+    let prefer = headers.get("prefer").and_then(|value| value.to_str().ok()).unwrap_or_default();
+    let lenient = prefer.contains("handling=lenient");
+    pairs.retain(|(name, _)| name != "_format" && name != "_pretty");
+    let query = fhir::search::parse_query(rtype, &pairs, &doors.limits, lenient)
+        .map_err(|issue| FhirError { status: StatusCode::BAD_REQUEST, issues: vec![issue], retry_after_s: None })?;
+    let permit = permit_to_read(doors, call, Action::Search, domain, rtype).await?;
+    refuse_masked_criteria(&query, &permit.grant().masks)?;
+    let page = doors.silver.search(&permit, domain, &query).await?;
+    let bundle = bundle(doors, &permit, domain, rtype, &query, &pairs, &page)?;
+    let hash = doors.gate.query_hash(pairs_text(&pairs).as_bytes());
+    let shown = page.resources.iter().chain(&page.included);
+    let access = Access::of(&permit, Action::Search, &call.origin)
+        .what(format!("search {rtype}"))
+        .query(hash)
+        .rows((page.resources.len() + page.included.len()) as u64)
+        .patients(domain, shown.map(|resource| resource.patient.0));
+    let held = Held::under(&permit, Draft::new(StatusCode::OK, FHIR_JSON, fhir::json::to_vec(&bundle)));
+    let release = doors.gate.release(&call.caller, access).await?;
+    Outgoing::data(held, release).map_err(|_| FhirError::unavailable("the answer could not be released"))
+}
+
+fn pairs_text(pairs: &[(String, String)]) -> String {
+    let mut sorted: Vec<String> = pairs.iter().map(|(name, value)| format!("{name}={value}")).collect();
+    sorted.sort();
+    sorted.join("&")
+}
+
+/// A criterion or sort key on a masked element would tell what the mask hides.
+fn refuse_masked_criteria(query: &Query, masks: &[Mask]) -> Result<(), FhirError> {
+    if masks.is_empty() {
+        return Ok(());
+    }
+    let masked = |param: &str| {
+        fhir::search::params(&query.rtype)
+            .iter()
+            .find(|known| known.code == param)
+            .is_some_and(|known| classes(&query.rtype, known.expression).any(|c| masks.iter().any(|m| m.class == c)))
+    };
+    let used = query.clauses.iter().map(|clause| clause.param).chain(query.sort.iter().map(|(param, _)| *param));
+    for param in used {
+        if masked(param) {
+            return Err(FhirError::new(
+                StatusCode::FORBIDDEN,
+                "forbidden",
+                format!("you see the element behind `{param}` masked, so you may not search or sort by it"),
+            ));
+        }
+    }
+    if !query.chains.is_empty() || !query.has.is_empty() {
+        let text = "chained criteria are not open to callers who see masked data";
+        return Err(FhirError::new(StatusCode::FORBIDDEN, "forbidden", text));
+    }
+    Ok(())
+}
+
+/// Classes of the elements a search parameter reads.
+fn classes<'a>(rtype: &'a str, expression: &'a str) -> impl Iterator<Item = DataClass> + 'a {
+    expression.split('|').map(str::trim).filter_map(move |path| {
+        let path = path.trim_start_matches('(').strip_prefix(rtype)?.strip_prefix('.')?;
+        let end = path.find(['(', ' ', ')']).unwrap_or(path.len());
+        // `.where(` and `.as(` end the path at the dot before them.
+        let plain = if path[end..].starts_with('(') { path[..end].rsplit_once('.').map_or("", |(head, _)| head) } else { &path[..end] };
+        Some(products::classify::derive(rtype, plain))
+    })
+}
+
+fn bundle(
+    doors: &Doors,
+    permit: &Permit<Read>,
+    domain: &DomainName,
+    rtype: &str,
+    query: &Query,
+    pairs: &[(String, String)],
+    page: &SearchPage,
+) -> Result<Value, FhirError> {
+    let base = format!("{}/fhir/{domain}", doors.info.base_url);
+    let mut entries = Vec::with_capacity(page.resources.len() + page.included.len());
+    for (mode, list) in [("match", &page.resources), ("include", &page.included)] {
+        for resource in list {
+            entries.push(entry(doors, permit, &base, mode, resource)?);
+        }
+    }
+    let mut bundle = Object::default();
+    bundle.insert("resourceType", Value::from("Bundle"));
+    bundle.insert("type", Value::from("searchset"));
+    if let Some(total) = page.total {
+        bundle.insert("total", Value::from(total as i64));
+    }
+    bundle.insert("link", Value::Array(links(&base, rtype, query, pairs, page)));
+    if !entries.is_empty() {
+        bundle.insert("entry", Value::Array(entries));
+    }
+    Ok(Value::Object(bundle))
+}
+
+/// `self` repeats what was understood; `next` carries an opaque cursor, and no criterion.
+fn links(base: &str, rtype: &str, query: &Query, pairs: &[(String, String)], page: &SearchPage) -> Vec<Value> {
+    let understood: Vec<String> = pairs
+        .iter()
+        .filter(|(name, _)| name != "_cursor" && !query.ignored.contains(name))
+        .map(|(name, value)| format!("{}={}", percent(name), percent(value)))
+        .collect();
+    let mut links = vec![json!({
+        "relation": "self",
+        "url": (format!("{base}/{rtype}?{}", understood.join("&"))),
+    })];
+    if let Some(next) = &page.next {
+        let mut parts = understood;
+        parts.push(format!("_cursor={}", percent(next)));
+        links.push(json!({ "relation": "next", "url": (format!("{base}/{rtype}?{}", parts.join("&"))) }));
+    }
+    links
+}
+
+fn percent(text: &str) -> String {
+    let mut out = String::with_capacity(text.len());
+    for byte in text.bytes() {
+        if byte.is_ascii_alphanumeric() || matches!(byte, b'-' | b'.' | b'_' | b'~' | b':' | b'/' | b'|' | b',') {
+            out.push(char::from(byte));
+        } else {
+            out.push_str(&format!("%{byte:02X}"));
+        }
+    }
+    out
+}
+
+fn entry(
+    doors: &Doors,
+    permit: &Permit<Read>,
+    base: &str,
+    mode: &str,
+    resource: &Resource,
+) -> Result<Value, FhirError> {
+    let value = value_of(doors, permit, resource)?;
+    Ok(json!({
+        "fullUrl": (format!("{base}/{}/{}", resource.rtype, resource.id)),
+        "resource": (value),
+        "search": { "mode": mode },
+    }))
+}

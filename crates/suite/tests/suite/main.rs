@@ -1,0 +1,15 @@
+//! The laws of DESIGN §1 and the main job, end to end, on nodes in process and as processes of their own.
+//!
+//! `harness` starts a mesh; each law has its file. Nothing sleeps to wait for a node: it waits for the event.
+
+mod clients;
+mod harness;
+mod ingest;
+mod law_1;
+mod law_2;
+mod law_3;
+mod law_4;
+mod law_5;
+mod law_7;
+mod law_9;
+mod spine;

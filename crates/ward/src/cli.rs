@@ -1,0 +1,209 @@
+//! The command line, as `--help` tells it.
+
+use std::path::PathBuf;
+
+use base::{DomainName, LogicalId, Position, PrincipalId, Purpose, SourceName};
+use clap::{Args, Parser, Subcommand};
+
+#[derive(Debug, Parser)]
+#[command(name = "ward", version, about = "A healthcare data mesh in one program", max_term_width = 120)]
+pub struct Cli {
+    /// The mesh folder.
+    #[arg(long, short = 'C', global = true, default_value = ".")]
+    pub mesh: PathBuf,
+    /// JSON instead of text for people.
+    #[arg(long, global = true)]
+    pub json: bool,
+    #[command(subcommand)]
+    pub command: Command,
+}
+
+#[derive(Debug, Subcommand)]
+pub enum Command {
+    /// Write a mesh folder that works.
+    Init(Init),
+    /// Read the whole mesh folder and report like a compiler.
+    Check {
+        /// Print every limit with its value.
+        #[arg(long)]
+        limits: bool,
+    },
+    /// Run the node until it is told to stop.
+    Serve,
+    /// Run a whole mesh with a synthetic hospital that feeds every door.
+    Demo(Demo),
+    /// Put files into a domain: HL7 v2 messages or batches, FHIR Bundles or resources.
+    Ingest(Ingest),
+    /// Run one SQL statement over the products.
+    Query(Query),
+    /// Mint a short-lived access token.
+    Token(Token),
+    /// The audit log: verify it, page through it, see who saw a patient.
+    #[command(subcommand)]
+    Audit(Audit),
+    /// The journals.
+    #[command(subcommand)]
+    Journal(Journal),
+    /// What was set aside, and its replay.
+    #[command(subcommand)]
+    Quarantine(Quarantine),
+    /// The search index.
+    #[command(subcommand)]
+    Index(Index),
+    /// Data products.
+    #[command(subcommand)]
+    Product(Product),
+    /// Measure this machine: figures with their conditions.
+    Bench(Bench),
+}
+
+#[derive(Debug, Args)]
+pub struct Init {
+    /// The folder to write; it must not hold a mesh.
+    pub folder: PathBuf,
+    #[arg(long, default_value = "hospital")]
+    pub name: String,
+    /// Port of the HTTP doors; the feeds take the two after it.
+    #[arg(long, default_value_t = 8443)]
+    pub port: u16,
+}
+
+#[derive(Debug, Args)]
+pub struct Demo {
+    /// Stop after the summary, with exit code 0.
+    #[arg(long)]
+    pub once: bool,
+    #[arg(long, default_value_t = 1)]
+    pub seed: u64,
+    #[arg(long, default_value_t = 200)]
+    pub patients: usize,
+    /// The folder of the demo's mesh; begun anew each time.
+    #[arg(long, default_value = ".ward-demo")]
+    pub folder: PathBuf,
+}
+
+#[derive(Debug, Args)]
+pub struct Ingest {
+    #[arg(required = true)]
+    pub files: Vec<PathBuf>,
+    #[arg(long)]
+    pub domain: DomainName,
+    /// The source they count as; by default the domain's first of the fitting kind.
+    #[arg(long)]
+    pub source: Option<SourceName>,
+}
+
+/// Who reads, and why.
+#[derive(Debug, Args)]
+pub struct As {
+    /// The principal to act as.
+    #[arg(long = "as", value_name = "PRINCIPAL")]
+    pub principal: PrincipalId,
+    /// Purpose of use; by default the principal's first.
+    #[arg(long, value_parser = purpose)]
+    pub purpose: Option<Purpose>,
+}
+
+fn purpose(text: &str) -> Result<Purpose, String> {
+    Purpose::parse(text).ok_or_else(|| {
+        let known: Vec<_> = Purpose::ALL.iter().map(|p| p.code()).collect();
+        format!("not a purpose of use: one of {}", known.join(", "))
+    })
+}
+
+#[derive(Debug, Args)]
+pub struct Query {
+    pub sql: String,
+    #[command(flatten)]
+    pub who: As,
+    /// jsonl, csv or arrow.
+    #[arg(long, default_value = "csv")]
+    pub format: String,
+}
+
+#[derive(Debug, Args)]
+pub struct Token {
+    pub principal: PrincipalId,
+    #[arg(long, value_parser = purpose)]
+    pub purpose: Option<Purpose>,
+    /// Leave the purpose out: such a token reaches no patient data.
+    #[arg(long, conflicts_with = "purpose")]
+    pub without_purpose: bool,
+    #[arg(long, default_value_t = 60)]
+    pub minutes: i64,
+}
+
+#[derive(Debug, Subcommand)]
+pub enum Audit {
+    /// Verify the audit log with ward-verify's checks.
+    Verify,
+    /// The newest accesses.
+    Show {
+        #[command(flatten)]
+        who: As,
+        #[arg(long, default_value_t = 20)]
+        last: usize,
+    },
+    /// Who saw this patient, through every door.
+    WhoSaw {
+        domain: DomainName,
+        /// The id of the Patient resource.
+        patient: LogicalId,
+        #[command(flatten)]
+        who: As,
+    },
+}
+
+#[derive(Debug, Subcommand)]
+pub enum Journal {
+    /// One entry: where it came from and what became of it. Shows no content.
+    Trace {
+        /// journal-DOMAIN/INDEX
+        position: Position,
+    },
+}
+
+#[derive(Debug, Subcommand)]
+pub enum Quarantine {
+    /// What is set aside and not yet resolved.
+    List {
+        #[arg(long)]
+        domain: Option<DomainName>,
+    },
+    /// One entry's set-aside units with their reasons.
+    Show { position: Position },
+    /// Refine the set-aside units of an entry once more.
+    Replay { position: Position },
+}
+
+#[derive(Debug, Subcommand)]
+pub enum Index {
+    /// Drop the search index of a domain and build it again from silver.
+    Rebuild { domain: DomainName },
+}
+
+#[derive(Debug, Subcommand)]
+pub enum Product {
+    /// Products with their newest snapshots.
+    List,
+    /// Build a new snapshot.
+    Build {
+        domain: DomainName,
+        product: String,
+        #[command(flatten)]
+        who: As,
+    },
+}
+
+#[derive(Debug, Args)]
+pub struct Bench {
+    /// hl7, fhir, read, audit, scan or all.
+    #[arg(default_value = "all")]
+    pub what: String,
+    /// Seconds for each figure.
+    #[arg(long, default_value_t = 5)]
+    pub seconds: u64,
+    /// Folder of FHIR Bundles to post; synthetic ones by default.
+    #[arg(long)]
+    pub bundles: Option<PathBuf>,
+}

@@ -1,0 +1,78 @@
+//! `ward audit`: verify, show, who-saw.
+
+use std::path::Path;
+
+use super::{Failure, Result, client, config, say};
+use crate::cli::{As, Audit, Cli};
+
+pub async fn run(cli: &Cli, audit: &Audit) -> Result {
+    match audit {
+        Audit::Verify => verify(cli),
+        Audit::Show { who, last } => lines(cli, who, &format!("/admin/audit?last={last}")).await,
+        Audit::WhoSaw { domain, patient, who } => {
+            lines(cli, who, &format!("/admin/audit/who-saw/{domain}/{patient}")).await
+        }
+    }
+}
+
+async fn lines(cli: &Cli, who: &As, path: &str) -> Result {
+    let client = client(cli)?;
+    let token = client.token(&who.principal, who.purpose).await?;
+    let answer = client.get(path, Some(&token)).await?;
+    if cli.json {
+        say(&answer.to_string());
+        return Ok(());
+    }
+    for line in answer["accesses"].as_array().into_iter().flatten() {
+        say(&one_line(line));
+    }
+    Ok(())
+}
+
+/// An access as a person reads it.
+pub fn one_line(line: &serde_json::Value) -> String {
+    let text = |key: &str| line[key].as_str().unwrap_or("-").to_owned();
+    format!(
+        "{} {:<16} {:<8} {:<9} {:<10} {:<28} {:<9} rows {:<5} patients {}",
+        text("at"),
+        text("principal"),
+        text("purpose"),
+        text("door"),
+        text("domain"),
+        text("what"),
+        text("outcome"),
+        line["rows"],
+        line["patients"]
+    )
+}
+
+/// Runs `ward-verify`, which shares no code with the writer, over the audit log and its second.
+fn verify(cli: &Cli) -> Result {
+    let config = config(cli)?;
+    let mut folders = vec![config.data().join("logs/audit")];
+    folders.extend(config.mesh.audit.second.as_ref().map(|second| config.folder.join(second).join("audit")));
+    for folder in folders {
+        say(&verify_log(&folder, cli.json)?);
+    }
+    Ok(())
+}
+
+/// What `ward-verify` says of one log.
+pub fn verify_log(folder: &Path, json: bool) -> Result<String> {
+    let program = std::env::current_exe()?.with_file_name("ward-verify");
+    let key = std::fs::read_to_string(folder.join("vkey"))?;
+    let mut command = std::process::Command::new(&program);
+    command.arg(folder).arg("--key").arg(key.trim());
+    if json {
+        command.arg("--json");
+    }
+    let output = command
+        .output()
+        .map_err(|error| Failure::said(format!("{} cannot be run: {error}", program.display())))?;
+    let said = String::from_utf8_lossy(&output.stdout).trim().to_owned();
+    if output.status.success() {
+        return Ok(said);
+    }
+    let why = String::from_utf8_lossy(&output.stderr).trim().to_owned();
+    Err(Failure::said(format!("{}: {said} {why}", folder.display())))
+}

@@ -1,0 +1,401 @@
+//! A mesh is a folder: `mesh.toml`, `principals.toml`, `domains/*/domain.toml`, policies, products, agreements.
+//!
+//! Read once, checked as a whole, passed by value. Unknown keys are refused. The environment is read here and nowhere
+//! else, and secrets never stand in these files: they are referenced.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::net::SocketAddr;
+use std::path::{Path, PathBuf};
+
+use base::{DomainName, Limits, PrincipalId, Purpose, Role, Timestamp};
+use clinical::{Source, SourceKind, TlsMode};
+use serde::{Deserialize, Serialize};
+
+/// `mesh.toml`.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Mesh {
+    /// The mesh's name: part of the origin of its logs.
+    pub name: String,
+    /// Where the node keeps its data, relative to the mesh folder.
+    #[serde(default = "data_folder")]
+    pub data: PathBuf,
+    pub listen: Listen,
+    #[serde(default)]
+    pub tls: Tls,
+    pub keys: Keys,
+    #[serde(default)]
+    pub audit: Audit,
+    #[serde(default)]
+    pub catalog: Catalog,
+    #[serde(default)]
+    pub limits: Limits,
+}
+
+fn data_folder() -> PathBuf {
+    "data".into()
+}
+
+#[derive(Debug, Clone, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Listen {
+    /// FHIR, SQL, the admin API: always TLS.
+    pub http: SocketAddr,
+    /// The node's own socket, for its commands, relative to the data folder.
+    #[serde(default = "socket_path")]
+    pub socket: PathBuf,
+}
+
+fn socket_path() -> PathBuf {
+    "ward.sock".into()
+}
+
+/// Certificate and key in PEM, relative to the mesh folder. With `development = true` they are made when missing.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct Tls {
+    pub certificate: PathBuf,
+    pub key: PathBuf,
+    pub development: bool,
+}
+
+impl Default for Tls {
+    fn default() -> Self {
+        Tls { certificate: "tls/server.pem".into(), key: "tls/server.key".into(), development: false }
+    }
+}
+
+/// Where the root key is.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Keys {
+    /// `file:PATH` (a machine key outside the data folder, relative to the mesh folder), or `passphrase-env:NAME`.
+    pub root: String,
+}
+
+#[derive(Debug, Clone, Default, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct Audit {
+    /// A second folder for the audit log, best on another disk, relative to the mesh folder. Either suffices.
+    pub second: Option<PathBuf>,
+}
+
+#[derive(Debug, Clone, Default, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct Catalog {
+    /// `sqlite:` below the data folder when empty; `postgres://...` when one machine is too small.
+    pub url: Option<String>,
+}
+
+/// `domains/<name>/domain.toml`.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Domain {
+    pub name: DomainName,
+    /// The department that owns the data.
+    pub owner: String,
+    pub steward: PrincipalId,
+    #[serde(default)]
+    pub contact: String,
+    /// Retention class of its records.
+    #[serde(default = "retention")]
+    pub retention: String,
+    #[serde(default, rename = "source")]
+    pub sources: Vec<Source>,
+}
+
+fn retention() -> String {
+    "clinical-6y".into()
+}
+
+/// One entry of `principals.toml`.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Principal {
+    pub id: PrincipalId,
+    pub kind: PrincipalKind,
+    pub roles: Vec<Role>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub domain: Option<DomainName>,
+    /// For a feed: the source it sends as.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub source: Option<base::SourceName>,
+    /// Purposes a token may be minted for. The first is the default, for stock apps that name none.
+    #[serde(default)]
+    pub purposes: Vec<Purpose>,
+    /// Day until which privacy training is valid, `YYYY-MM-DD`. Persons need one.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub training_until: Option<String>,
+    /// The practitioner's number in the feeds: encounters that name it make the care team.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub practitioner: Option<String>,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum PrincipalKind {
+    Person,
+    Service,
+}
+
+#[derive(Debug, Clone, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Principals {
+    #[serde(default, rename = "principal")]
+    principals: Vec<Principal>,
+}
+
+/// `agreements/<id>.toml`.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Agreement {
+    pub id: String,
+    /// `data-use` or `business-associate`.
+    pub kind: String,
+    pub parties: Vec<PrincipalId>,
+    pub purposes: Vec<Purpose>,
+    /// Domains whose products it covers.
+    pub domains: Vec<DomainName>,
+    /// Last day, `YYYY-MM-DD`.
+    pub until: String,
+}
+
+/// A whole mesh folder, checked.
+#[derive(Debug, Clone)]
+pub struct Config {
+    pub folder: PathBuf,
+    pub mesh: Mesh,
+    pub domains: BTreeMap<DomainName, Domain>,
+    pub principals: Vec<Principal>,
+    pub agreements: Vec<Agreement>,
+    /// (path, text) of `policies/*.cedar`.
+    pub policies: Vec<(String, String)>,
+}
+
+/// A finding, like a compiler's.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct Finding {
+    pub file: String,
+    pub line: Option<u32>,
+    pub what: String,
+    pub help: String,
+}
+
+impl std::fmt::Display for Finding {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "{}", self.file)?;
+        if let Some(line) = self.line {
+            write!(f, ":{line}")?;
+        }
+        write!(f, ": {}", self.what)?;
+        if !self.help.is_empty() {
+            write!(f, "\n  help: {}", self.help)?;
+        }
+        Ok(())
+    }
+}
+
+/// The end of the day `YYYY-MM-DD`, UTC.
+pub fn end_of_day(text: &str) -> Option<Timestamp> {
+    let mut parts = text.splitn(3, '-');
+    let (year, month, day) =
+        (parts.next()?.parse().ok()?, parts.next()?.parse().ok()?, parts.next()?.parse().ok()?);
+    base::time::is_date(year, month, day)
+        .then(|| Timestamp((base::time::days_from_civil(year, month, day) + 1) * 86_400_000 - 1))
+}
+
+struct Reader {
+    folder: PathBuf,
+    findings: Vec<Finding>,
+}
+
+impl Config {
+    /// Reads and checks everything that is not policy or product; those have their own compilers.
+    pub fn load(folder: &Path) -> Result<Config, Vec<Finding>> {
+        let mut reader = Reader { folder: folder.to_owned(), findings: Vec::new() };
+        let mesh: Option<Mesh> = reader.toml("mesh.toml", true);
+        let principals: Option<Principals> = reader.toml("principals.toml", false);
+        let mut domains = BTreeMap::new();
+        for entry in reader.list("domains") {
+            let path = format!("domains/{entry}/domain.toml");
+            if let Some(domain) = reader.toml::<Domain>(&path, true) {
+                if domain.name.as_str() != entry {
+                    reader.find(&path, "the domain's name is not its folder's name", "rename the folder or the domain");
+                }
+                domains.insert(domain.name.clone(), domain);
+            }
+        }
+        let mut agreements = Vec::new();
+        for entry in reader.list("agreements").into_iter().filter(|name| name.ends_with(".toml")) {
+            agreements.extend(reader.toml::<Agreement>(&format!("agreements/{entry}"), true));
+        }
+        let policies = reader
+            .list("policies")
+            .into_iter()
+            .filter(|name| name.ends_with(".cedar"))
+            .filter_map(|name| {
+                let path = format!("policies/{name}");
+                reader.text(&path).map(|text| (path, text))
+            })
+            .collect();
+        let (Some(mesh), true) = (mesh, reader.findings.is_empty()) else { return Err(reader.findings) };
+        let config = Config {
+            folder: folder.to_owned(),
+            mesh,
+            domains,
+            principals: principals.map(|p| p.principals).unwrap_or_default(),
+            agreements,
+            policies,
+        };
+        config.check(&mut reader);
+        if reader.findings.is_empty() { Ok(config) } else { Err(reader.findings) }
+    }
+
+    fn check(&self, reader: &mut Reader) {
+        if self.domains.is_empty() {
+            reader.find("domains", "the mesh has no domain", "add domains/NAME/domain.toml; `ward init` writes an example");
+        }
+        self.check_listeners(reader);
+        self.check_principals(reader);
+        for agreement in &self.agreements {
+            let path = format!("agreements/{}.toml", agreement.id);
+            if end_of_day(&agreement.until).is_none() {
+                reader.find(&path, "`until` is not a date", "write it as YYYY-MM-DD");
+            }
+            for party in agreement.parties.iter().filter(|p| !self.principals.iter().any(|q| q.id == **p)) {
+                reader.find(&path, &format!("party `{party}` is no principal"), "add it to principals.toml");
+            }
+            for domain in agreement.domains.iter().filter(|d| !self.domains.contains_key(*d)) {
+                reader.find(&path, &format!("`{domain}` is no domain of this mesh"), "name one of domains/");
+            }
+        }
+        let root = &self.mesh.keys.root;
+        if !root.starts_with("file:") && !root.starts_with("passphrase-env:") {
+            reader.find("mesh.toml", "[keys] root is of no known kind", "write `file:PATH` or `passphrase-env:NAME`");
+        }
+        if let Some(path) = root.strip_prefix("file:")
+            && self.folder.join(path).starts_with(self.data())
+        {
+            reader.find("mesh.toml", "the root key lies inside the data folder", "keep it elsewhere, or a stolen disk opens itself");
+        }
+    }
+
+    fn check_listeners(&self, reader: &mut Reader) {
+        let mut taken = BTreeSet::from([self.mesh.listen.http]);
+        for domain in self.domains.values() {
+            let path = format!("domains/{}/domain.toml", domain.name);
+            let mut names = BTreeSet::new();
+            for source in &domain.sources {
+                if !names.insert(&source.name) {
+                    reader.find(&path, &format!("source `{}` is declared twice", source.name), "give each its own name");
+                }
+                match (source.kind, source.listen) {
+                    (SourceKind::Hl7v2, None) => {
+                        reader.find(&path, &format!("source `{}` listens nowhere", source.name), "add listen = \"ADDRESS:PORT\"");
+                    }
+                    (SourceKind::Fhir, Some(_)) => {
+                        reader.find(&path, &format!("source `{}` is FHIR and needs no listener", source.name), "remove `listen`: FHIR comes by [listen] http");
+                    }
+                    (_, Some(address)) if address.port() != 0 && !taken.insert(address) => {
+                        reader.find(&path, &format!("{address} is used twice"), "give each listener its own address");
+                    }
+                    (_, Some(address)) if source.tls == TlsMode::None && !address.ip().is_loopback() => {
+                        reader.find(&path, &format!("source `{}` would take PHI in the clear from the network", source.name), "set tls = \"server\" or \"mutual\", or listen on 127.0.0.1");
+                    }
+                    _ => {}
+                }
+                if source.tls == TlsMode::Mutual && source.client_authorities.is_none() {
+                    reader.find(&path, &format!("source `{}` wants client certificates but names no authority", source.name), "add client_authorities = \"PATH\"");
+                }
+                if hl7v2::time::Offset::parse(&source.utc_offset).is_err() {
+                    reader.find(&path, &format!("utc_offset of source `{}` is no offset", source.name), "write it as -05:00");
+                }
+            }
+        }
+    }
+
+    fn check_principals(&self, reader: &mut Reader) {
+        let mut ids = BTreeSet::new();
+        for principal in &self.principals {
+            let named = format!("principal `{}`", principal.id);
+            if !ids.insert(&principal.id) {
+                reader.find("principals.toml", &format!("{named} is there twice"), "remove one");
+            }
+            if principal.kind == PrincipalKind::Person
+                && principal.training_until.as_deref().and_then(end_of_day).is_none()
+            {
+                reader.find("principals.toml", &format!("{named} has no valid training_until"), "write the last day of the privacy training as YYYY-MM-DD");
+            }
+            if principal.roles.contains(&Role::Node) {
+                reader.find("principals.toml", &format!("{named} cannot have the role of the node itself"), "choose another role");
+            }
+            if let Some(domain) = principal.domain.as_ref().filter(|d| !self.domains.contains_key(*d)) {
+                reader.find("principals.toml", &format!("{named} belongs to `{domain}`, which is no domain"), "name one of domains/");
+            }
+        }
+    }
+
+    pub fn data(&self) -> PathBuf {
+        self.folder.join(&self.mesh.data)
+    }
+
+    pub fn socket(&self) -> PathBuf {
+        self.data().join(&self.mesh.listen.socket)
+    }
+
+    pub fn principal(&self, id: &PrincipalId) -> Option<&Principal> {
+        self.principals.iter().find(|p| p.id == *id)
+    }
+}
+
+impl Reader {
+    fn find(&mut self, file: &str, what: &str, help: &str) {
+        self.findings.push(Finding { file: file.into(), line: None, what: what.into(), help: help.into() });
+    }
+
+    fn text(&mut self, path: &str) -> Option<String> {
+        match std::fs::read_to_string(self.folder.join(path)) {
+            Ok(text) => Some(text),
+            Err(error) => {
+                self.find(path, &format!("cannot be read: {error}"), "is this a mesh folder? `ward init DIR` writes one");
+                None
+            }
+        }
+    }
+
+    fn toml<T: serde::de::DeserializeOwned>(&mut self, path: &str, required: bool) -> Option<T> {
+        if !required && !self.folder.join(path).exists() {
+            return None;
+        }
+        let text = self.text(path)?;
+        match toml::from_str(&text) {
+            Ok(value) => Some(value),
+            Err(error) => {
+                let line = error.span().map(|span| text[..span.start.min(text.len())].matches('\n').count() as u32 + 1);
+                self.findings.push(Finding {
+                    file: path.into(),
+                    line,
+                    what: error.message().trim().replace('\n', ", "),
+                    help: String::new(),
+                });
+                None
+            }
+        }
+    }
+
+    fn list(&mut self, folder: &str) -> Vec<String> {
+        let mut names: Vec<String> = std::fs::read_dir(self.folder.join(folder))
+            .into_iter()
+            .flatten()
+            .filter_map(|entry| entry.ok()?.file_name().into_string().ok())
+            .collect();
+        names.sort();
+        names
+    }
+}
+
+/// A secret from the environment. The only place that reads it.
+#[allow(clippy::disallowed_methods)]
+pub fn secret_from_environment(name: &str) -> Option<zeroize::Zeroizing<String>> {
+    std::env::var(name).ok().map(zeroize::Zeroizing::new)
+}

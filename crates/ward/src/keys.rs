@@ -1,0 +1,103 @@
+//! Keys of the node: the root from where the mesh says it is, the token signer, and TLS.
+
+use std::path::Path;
+use std::sync::Arc;
+
+use base::{Clock, Entropy};
+use clinical::{Source, TlsMode};
+use gate::TokenIssuer;
+use net::DevCertificates;
+use vault::{FileRoot, FileRootKeys, KeyTable, PassphraseCost, RootSecret, Vault, VaultError};
+
+use crate::config::{Config, secret_from_environment};
+use crate::node::StartError;
+
+fn failed(doing: &str) -> impl FnOnce(String) -> StartError {
+    let doing = doing.to_owned();
+    move |why| StartError { doing, why }
+}
+
+/// Opens the vault with the root that `[keys] root` names. The first start of a mesh makes its epoch keys.
+pub async fn open_vault(
+    config: &Config,
+    table: Arc<dyn KeyTable>,
+    clock: Arc<dyn Clock>,
+    entropy: Arc<dyn Entropy>,
+) -> Result<Vault, StartError> {
+    let doing = "opening the keys";
+    let root = file_root(config)?;
+    let keys = {
+        let entropy = entropy.clone();
+        // Argon2id takes its time.
+        tokio::task::spawn_blocking(move || match FileRootKeys::open(&root, entropy.clone()) {
+            Err(VaultError::NotInitialised) => FileRootKeys::init(&root, entropy),
+            other => other,
+        })
+        .await
+        .map_err(|error| failed(doing)(error.to_string()))?
+        .map_err(|error| failed(doing)(error.to_string()))?
+    };
+    Vault::open(Arc::new(keys), table, clock, entropy).await.map_err(|error| failed(doing)(error.to_string()))
+}
+
+/// Epoch keys lie beside the machine key, away from the data: a backup of the data never holds them.
+fn file_root(config: &Config) -> Result<FileRoot, StartError> {
+    let doing = "reading [keys] root";
+    match config.mesh.keys.root.split_once(':') {
+        Some(("file", path)) => {
+            let path = config.folder.join(path);
+            let folder = path.parent().unwrap_or(Path::new(".")).to_owned();
+            Ok(FileRoot { folder, data_folder: config.data(), secret: RootSecret::MachineKey(path) })
+        }
+        Some(("passphrase-env", name)) => {
+            let passphrase = secret_from_environment(name)
+                .ok_or_else(|| failed(doing)(format!("the environment variable {name} is not set")))?;
+            let secret = RootSecret::Passphrase { passphrase, cost: PassphraseCost::default() };
+            Ok(FileRoot { folder: config.folder.join("keys"), data_folder: config.data(), secret })
+        }
+        _ => Err(failed(doing)("it is of no known kind".into())),
+    }
+}
+
+/// The node's identity provider: ES256 under a key from the vault.
+pub async fn token_issuer(config: &Config, vault: &Vault) -> Result<TokenIssuer, StartError> {
+    let doing = "opening the token key";
+    let key = vault.es256_pkcs8("tokens").await.map_err(|error| failed(doing)(error.to_string()))?;
+    let issuer = format!("urn:wardmesh:{}", config.mesh.name);
+    TokenIssuer::from_pkcs8(&key, &issuer, &issuer, config.mesh.limits.token_ttl_ms_max)
+        .map_err(|error| failed(doing)(error.to_string()))
+}
+
+/// TLS of the HTTP doors.
+pub fn http_tls(config: &Config) -> Result<Arc<rustls::ServerConfig>, StartError> {
+    let doing = "setting up TLS";
+    let (certificate, key) = certificate(config)?;
+    net::server_config(&certificate, &key, None, &["h2", "http/1.1"]).map_err(|error| failed(doing)(error.to_string()))
+}
+
+/// TLS of one source's listener, as its `tls` says.
+pub fn source_tls(config: &Config, source: &Source) -> Result<Option<Arc<rustls::ServerConfig>>, StartError> {
+    if source.tls == TlsMode::None {
+        return Ok(None);
+    }
+    let (certificate, key) = certificate(config)?;
+    let authorities = match source.tls {
+        TlsMode::Mutual => source.client_authorities.as_ref().map(|path| config.folder.join(path)),
+        TlsMode::Server | TlsMode::None => None,
+    };
+    net::server_config(&certificate, &key, authorities.as_deref(), &[])
+        .map(Some)
+        .map_err(|error| failed(&format!("setting up TLS of source {}", source.name))(error.to_string()))
+}
+
+fn certificate(config: &Config) -> Result<(std::path::PathBuf, std::path::PathBuf), StartError> {
+    let certificate = config.folder.join(&config.mesh.tls.certificate);
+    let key = config.folder.join(&config.mesh.tls.key);
+    if config.mesh.tls.development
+        && let Some(folder) = certificate.parent()
+    {
+        DevCertificates::ensure(folder)
+            .map_err(|error| failed("making development certificates")(error.to_string()))?;
+    }
+    Ok((certificate, key))
+}
