@@ -167,6 +167,42 @@ fn a_destroyed_scope_opens_nothing_takes_nothing_and_a_backup_is_noise_once_the_
     });
 }
 
+#[test]
+fn epochs_turn_while_objects_are_sealed_and_opened() {
+    let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(4).build().unwrap();
+    runtime.block_on(async {
+        let World { vault, root, .. } = world().await;
+        let seal_some = |worker: u32| {
+            let vault = vault.clone();
+            tokio::spawn(async move {
+                let ehr = ehr();
+                let mut sealed = Vec::new();
+                for n in 0..200u32 {
+                    let scope = patient(worker * 1_000 + n % 50);
+                    let (bytes, slot) = vault.seal(name(&ehr, &n.to_be_bytes()), &scope, &[7; 33]).await.unwrap();
+                    vault.forget_keys();
+                    vault.open_with_slot(&slot, name(&ehr, &n.to_be_bytes()), &bytes).await.unwrap();
+                    sealed.push((n, bytes, slot));
+                    tokio::task::yield_now().await;
+                }
+                sealed
+            })
+        };
+        let workers: Vec<_> = (0..4).map(seal_some).collect();
+        for _ in 0..20 {
+            vault.turn_epoch().await.unwrap();
+            tokio::task::yield_now().await;
+        }
+        for worker in workers {
+            for (n, bytes, slot) in worker.await.unwrap() {
+                vault.open_with_slot(&slot, name(&ehr(), &n.to_be_bytes()), &bytes).await.unwrap();
+            }
+        }
+        vault.turn_epoch().await.unwrap();
+        assert_eq!(root.epochs().await.unwrap().len(), 1);
+    });
+}
+
 /// A table that fails after so many changes of scopes, before or after they were stored.
 struct Failing {
     inner: Arc<MemoryKeyTable>,
