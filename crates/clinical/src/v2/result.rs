@@ -50,8 +50,8 @@ impl<'m> Builder<'m> {
         }
         self.period(segment, &mut draft);
         draft.push("status", Change::Default(json!("unknown")));
-        if leaf(segment.field(4)).is_none() && whole(segment.field(4)).is_none() {
-            draft.push("code", Change::Default(json!({"text": "not named by the sender"})));
+        draft.push("code", Change::Default(json!({"text": "not named by the sender"})));
+        if self.context.concept(segment.field(4), &vocabulary::NONE).is_none() {
             let text = "the report does not say which service it is: OBR-4 is empty";
             self.tag(unit_number(segment), format!("{}-4", place_of(segment)), "code-missing", text);
         }

@@ -561,10 +561,11 @@ fn shared_samples_field_by_field() {
     check_shared(
         "ADT-A40-01.hl7",
         &[
-            ("Patient.identifier.0.value", Some("12345")),
-            ("Patient[1].identifier.0.value", Some("56789")),
-            ("Patient[1].active", Some("false")),
-            ("Patient[1].link.0.type", Some("replaced-by")),
+            // The survivor refers to the loser, so it is applied last.
+            ("Patient[1].identifier.0.value", Some("12345")),
+            ("Patient[0].identifier.0.value", Some("56789")),
+            ("Patient[0].active", Some("false")),
+            ("Patient[0].link.0.type", Some("replaced-by")),
         ],
     );
     check_shared(
