@@ -60,7 +60,7 @@ impl<'a> Element<'a> {
     }
 
     fn quantity(&self) -> Option<Quantity<'a>> {
-        let object = self.value?.as_object()?;
+        let object = self.value?.as_object().filter(|o| !o.contains_key("comparator"))?;
         match self.type_name {
             Some("Quantity" | "Age" | "Count" | "Distance" | "Duration" | "SimpleQuantity" | "MoneyQuantity") => {}
             None if object.contains_key("unit") || object.contains_key("code") => {}

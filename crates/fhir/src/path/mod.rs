@@ -32,6 +32,7 @@ pub(crate) use plain::{Step, Trail};
 pub use quantity::Quantity;
 pub use r4::R4;
 pub use temporal::{DateTime, Precision, Time};
+pub(crate) use types::is_subtype;
 pub use types::{ElementType, Structural, TypeInfo};
 
 /// What one expression and one evaluation may cost.
@@ -178,6 +179,17 @@ impl Expr {
     pub fn variables(&self) -> impl Iterator<Item = (&str, usize)> {
         self.ast.nodes.iter().filter_map(|node| match &node.kind {
             ast::NodeKind::Variable(name) => Some((name.as_ref(), node.offset as usize)),
+            _ => None,
+        })
+    }
+
+    /// The first function that makes the outcome depend on more than the resource: the clock, or other resources.
+    pub(crate) fn outside(&self) -> Option<(&'static str, usize)> {
+        use func::Func::{Now, Resolve, TimeOfDay, Today};
+        self.ast.nodes.iter().find_map(|node| match &node.kind {
+            ast::NodeKind::Call { func: func @ (Now | Today | TimeOfDay | Resolve), .. } => {
+                Some((func.name(), node.offset as usize))
+            }
             _ => None,
         })
     }

@@ -55,9 +55,17 @@ fn to_quantity<'a>(item: &Item<'_>) -> Option<Item<'a>> {
     to_decimal(item).map(|d| Item::Quantity(Quantity::new(d, "1")))
 }
 
+/// A measurement given as a bound, such as `< 5 mg/L`: it is no one value (R4 FHIRPath page, Quantity).
+fn is_bound(item: &Item<'_>) -> bool {
+    item.element().and_then(|e| e.value).is_some_and(|v| v.get("comparator").is_some())
+}
+
 /// `=` for two items; `None` when it cannot be known.
 pub(crate) fn equal(a: &Item<'_>, b: &Item<'_>) -> Option<bool> {
-    let Some((x, y)) = pair(a, b) else { return Some(complex_equal(a, b)) };
+    let Some((x, y)) = pair(a, b) else {
+        let both = a.element().is_some() && b.element().is_some();
+        return if !both && (is_bound(a) || is_bound(b)) { None } else { Some(complex_equal(a, b)) };
+    };
     match (&x, &y) {
         (Item::Boolean(a), Item::Boolean(b)) => Some(a == b),
         (Item::Integer(a), Item::Integer(b)) => Some(a == b),
@@ -165,7 +173,8 @@ pub(crate) enum Unordered {
 }
 
 pub(crate) fn compare(a: &Item<'_>, b: &Item<'_>) -> Result<Ordering, Unordered> {
-    let (x, y) = pair(a, b).ok_or(Unordered::Types)?;
+    let bound = is_bound(a) || is_bound(b);
+    let (x, y) = pair(a, b).ok_or(if bound { Unordered::Unknown } else { Unordered::Types })?;
     let known = match (&x, &y) {
         (Item::Integer(a), Item::Integer(b)) => Some(a.cmp(b)),
         (Item::Decimal(a), Item::Decimal(b)) => Some(a.compare(*b)),

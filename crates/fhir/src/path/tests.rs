@@ -71,6 +71,21 @@ fn r4_specifics() {
 }
 
 #[test]
+fn a_bound_is_not_a_value() {
+    let lab =
+        json(r#"{"resourceType": "Observation", "valueQuantity": {"value": 5, "comparator": "<", "unit": "mg/L"}}"#);
+    for (path, expected) in [
+        ("value > 3 'mg/L'", ""),
+        ("value = 5 'mg/L'", ""),
+        ("value = value", "true"),
+        ("value.ofType(Quantity).value > 3", "true"),
+        ("value.comparator", "<"),
+    ] {
+        assert_eq!(shown(&compile(path).unwrap(), &lab, &Context::new()).unwrap(), expected, "{path}");
+    }
+}
+
+#[test]
 fn untyped_json_is_guessed_by_its_shape() {
     let patient = json(PATIENT);
     let context = Context { types: &Structural, ..Context::new() };

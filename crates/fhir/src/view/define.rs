@@ -85,8 +85,9 @@ pub(super) fn parse(definition: &Value, types: &'static dyn TypeInfo) -> Result<
             return Err(ViewError::new("resource", "the type of resource is missing, as in \"resource\": \"Patient\""));
         }
     };
-    let known = types.is_type(&resource) && resource.as_bytes()[0].is_ascii_uppercase();
-    if !known {
+    let concrete = !["Resource", "DomainResource"].contains(&resource.as_str());
+    let of_resource = path::is_subtype(types, &resource, "Resource") || !types.is_complete(&resource);
+    if !concrete || !of_resource || !types.is_type(&resource) {
         return Err(ViewError::new("resource", format!("there is no resource `{resource}` in R4")));
     }
     let constants = constants(object)?;
@@ -227,6 +228,11 @@ impl Reader<'_> {
                 let text = format!("constant `%{name}` at character {offset} is not defined, add it to `constant`");
                 return Err(ViewError::new(place, text));
             }
+        }
+        if let Some((function, offset)) = expr.outside() {
+            let text =
+                format!("`{function}()` at character {offset} is not for views: rows depend on the resource alone");
+            return Err(ViewError::new(place, text));
         }
         for found in expr.check(focus, self.types) {
             let error = ViewError::new(place, found.to_string());
