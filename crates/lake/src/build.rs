@@ -3,6 +3,7 @@
 //! Memory is bounded: when the rows held grow past the budget, the fullest bucket becomes a file. Files are committed
 //! one by one; if anything fails, those already written are removed and their keys destroyed.
 
+use std::collections::HashMap;
 use std::sync::Arc;
 
 use arrow::array::{Array, RecordBatch, UInt32Array};
@@ -16,8 +17,9 @@ use parquet::arrow::{ArrowSchemaConverter, AsyncArrowWriter};
 use parquet::basic::{Compression, ZstdLevel};
 use parquet::errors::ParquetError;
 use parquet::file::properties::{EnabledStatistics, WriterProperties};
-use products::{BuildTarget, Built, Cell, Row, RowSource, SnapshotFile, SqlError};
+use products::{BuildTarget, Built, Cell, ResourceRows, RowSource, SnapshotFile, SqlError};
 
+use crate::cells::Row;
 use crate::keys::{FileKey, FileKeys, encryption};
 use crate::sink::Sink;
 use crate::{cells, error};
@@ -44,6 +46,7 @@ pub async fn build(
         keys,
         target,
         buckets: (0..buckets).map(|_| Bucket::default()).collect(),
+        newest: HashMap::new(),
         unfit: vec![0; target.columns.len()],
         built: Built::default(),
     };
@@ -73,9 +76,15 @@ pub async fn remove(store: &dyn ObjectStore, files: &[SnapshotFile]) {
 
 #[derive(Default)]
 struct Bucket {
-    rows: Vec<Row>,
+    resources: Vec<ResourceRows>,
     bytes: usize,
     parts: u32,
+}
+
+/// The newest change of a resource, and whether rows of it are in a file already.
+struct Newest {
+    change: u64,
+    written: bool,
 }
 
 struct Builder<'a> {
@@ -83,6 +92,7 @@ struct Builder<'a> {
     keys: &'a dyn FileKeys,
     target: &'a BuildTarget,
     buckets: Vec<Bucket>,
+    newest: HashMap<u128, Newest>,
     unfit: Vec<u64>,
     built: Built,
 }
@@ -90,13 +100,14 @@ struct Builder<'a> {
 impl Builder<'_> {
     async fn run(&mut self, source: &mut dyn RowSource, memory_bytes_max: usize) -> Result<(), SqlError> {
         let mut held = 0;
-        while let Some(rows) = source.next().await? {
-            for row in rows {
-                let index = row.patient.0 as usize % self.buckets.len();
-                let bytes = row_bytes(&row);
+        while let Some(resources) = source.next().await? {
+            for resource in resources {
+                self.supersede(&resource)?;
+                let index = resource.patient.0 as usize % self.buckets.len();
+                let bytes = bytes_of(&resource);
                 let bucket = &mut self.buckets[index];
                 bucket.bytes += bytes;
-                bucket.rows.push(row);
+                bucket.resources.push(resource);
                 held += bytes;
             }
             while held > memory_bytes_max {
@@ -110,15 +121,32 @@ impl Builder<'_> {
         Ok(())
     }
 
+    /// Notes the newest change. Where older rows are in a file already, the build must begin anew.
+    fn supersede(&mut self, resource: &ResourceRows) -> Result<(), SqlError> {
+        let fresh = Newest { change: resource.change, written: false };
+        match self.newest.insert(resource.key, fresh) {
+            Some(older) if older.written => Err(SqlError::Busy { retry_after_ms: 0 }),
+            _ => Ok(()),
+        }
+    }
+
     /// Writes what a bucket holds; the bytes it held.
     async fn flush(&mut self, index: usize) -> Result<usize, SqlError> {
         let bucket = &mut self.buckets[index];
-        let (mut rows, bytes, part) =
-            (std::mem::take(&mut bucket.rows), std::mem::take(&mut bucket.bytes), bucket.parts);
+        let (resources, bytes, part) =
+            (std::mem::take(&mut bucket.resources), std::mem::take(&mut bucket.bytes), bucket.parts);
+        let mut rows = Vec::new();
+        for resource in resources {
+            let newest = self.newest.get_mut(&resource.key).filter(|newest| newest.change == resource.change);
+            let Some(newest) = newest else { continue };
+            newest.written = true;
+            let (patient, sensitivity) = (resource.patient, resource.sensitivity);
+            rows.extend(resource.rows.into_iter().map(|cells| Row { patient, sensitivity, cells }));
+        }
         if rows.is_empty() {
             return Ok(bytes);
         }
-        bucket.parts += 1;
+        self.buckets[index].parts += 1;
         rows.sort_by_key(|row| row.patient);
         let table = &self.target.table;
         let path =
@@ -145,8 +173,8 @@ impl Builder<'_> {
     }
 }
 
-/// About what a row holds in memory.
-fn row_bytes(row: &Row) -> usize {
+/// About what the rows of a resource hold in memory.
+fn bytes_of(resource: &ResourceRows) -> usize {
     fn cell(one: &Cell) -> usize {
         std::mem::size_of::<Cell>()
             + match one {
@@ -155,7 +183,7 @@ fn row_bytes(row: &Row) -> usize {
                 _ => 0,
             }
     }
-    std::mem::size_of::<Row>() + row.cells.iter().map(cell).sum::<usize>()
+    std::mem::size_of::<ResourceRows>() + resource.rows.iter().flatten().map(cell).sum::<usize>()
 }
 
 /// Where one file goes.

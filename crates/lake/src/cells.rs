@@ -11,9 +11,18 @@ use arrow::array::{
 };
 use arrow::datatypes::{DataType, Field, Schema};
 use arrow::error::ArrowError;
-use products::{Cell, ColumnType, ProductColumn, Row};
+use base::{Ordinal, Sensitivity};
+use products::{Cell, ColumnType, ProductColumn};
 
 use crate::table::hidden_fields;
+
+/// A row with the labels it is guarded by.
+#[derive(Debug, Clone)]
+pub struct Row {
+    pub patient: Ordinal,
+    pub sensitivity: Sensitivity,
+    pub cells: Vec<Cell>,
+}
 
 /// The field of a column as it stands in the file. Lists hold plain strings, which every reader knows.
 pub fn field(column: &ProductColumn) -> Field {
@@ -187,7 +196,7 @@ fn scaled(text: &str, precision: u8, scale: i8) -> Option<i128> {
 
 #[cfg(test)]
 mod tests {
-    use base::{DataClass, Ordinal, Sensitivity};
+    use base::DataClass;
 
     use super::*;
 

@@ -86,7 +86,7 @@ impl Masker {
                         let value = value?;
                         // Rows of one patient stand together, so values repeat.
                         if last.as_ref().is_none_or(|(seen, _)| *seen != value) {
-                            last = Some((value, self.text(value)));
+                            last = Some((value, self.show(value)));
                         }
                         last.as_ref().and_then(|(_, masked)| masked.clone())
                     })
@@ -106,8 +106,8 @@ impl Masker {
         Ok(Arc::new(GenericListArray::<O>::try_new(field, list.offsets().clone(), values, list.nulls().cloned())?))
     }
 
-    /// One value.
-    fn text(&self, value: &str) -> Option<String> {
+    /// One value, for doors that show single values: the same as in a table.
+    pub fn show(&self, value: &str) -> Option<String> {
         match &self.method {
             MaskMethod::Null => None,
             MaskMethod::Constant(text) => Some(text.clone()),
@@ -169,6 +169,11 @@ fn text_like(raw: &DataType) -> DataType {
         DataType::Utf8 | DataType::LargeUtf8 => raw.clone(),
         _ => DataType::Utf8View,
     }
+}
+
+/// The label under which a domain's key for a class is derived: equal values stay equal across products and doors.
+pub fn label(domain: &str, class: DataClass) -> String {
+    format!("mask/{domain}/{class}")
 }
 
 /// Which of several masks on one column holds: the one that shows least.

@@ -8,6 +8,7 @@ use arrow::datatypes::{DataType, Field, Schema};
 use async_trait::async_trait;
 use base::*;
 use datafusion::physical_plan::ExecutionPlan;
+use futures::StreamExt;
 use object_store::memory::InMemory;
 use object_store::path::Path;
 use object_store::{ObjectStore, ObjectStoreExt};
@@ -96,11 +97,11 @@ fn columns() -> Vec<ProductColumn> {
     ]
 }
 
-struct Rows(Vec<Vec<Row>>);
+struct Rows(Vec<Vec<ResourceRows>>);
 
 #[async_trait]
 impl RowSource for Rows {
-    async fn next(&mut self) -> Result<Option<Vec<Row>>, SqlError> {
+    async fn next(&mut self) -> Result<Option<Vec<ResourceRows>>, SqlError> {
         Ok(self.0.pop())
     }
 
@@ -115,21 +116,23 @@ fn ssn(patient: u32) -> String {
 }
 
 /// Twenty patients with two rows each, one row about nobody, one sensitive row of patient 1. `n` is 0 for patient 13.
-fn rows() -> Vec<Row> {
+fn rows() -> Vec<ResourceRows> {
     let text = |text: String| Cell::Text(text);
-    let row = |patient: u32, k: i64, sensitivity| Row {
+    let row = |patient: u32, k: u64, sensitivity| ResourceRows {
+        key: u128::from(patient) << 64 | u128::from(k),
+        change: k,
         patient: Ordinal(patient),
         sensitivity,
-        cells: vec![
+        rows: vec![vec![
             text(format!("p{patient}-{k}")),
             text(ssn(patient)),
             text(format!("{}-03-07", 1920 + patient * 4)),
             Cell::Integer(if patient == 13 { 0 } else { i64::from(patient) }),
             Cell::Decimal(format!("{patient}.5")),
             Cell::List(vec![text(format!("GIVENNAME{patient}")), Cell::Null]),
-        ],
+        ]],
     };
-    let mut rows: Vec<Row> =
+    let mut rows: Vec<ResourceRows> =
         (1..=20).flat_map(|p| [row(p, 0, Sensitivity::NONE), row(p, 1, Sensitivity::NONE)]).collect();
     rows.push(row(0, 0, Sensitivity::NONE));
     rows.push(row(1, 2, Sensitivity::PART2));
@@ -241,6 +244,29 @@ async fn only_permitted_rows_come_and_the_record_names_their_patients() {
     }
     let sensitive = Grant { sensitivity: Sensitivity::PART2, ..grant(only([1]), &[]) };
     assert_eq!(world.ask("select id from patients", sensitive).await.unwrap().rows, 4);
+}
+
+#[tokio::test]
+async fn a_resource_that_changes_during_a_build_is_in_it_once() {
+    let world = world().await;
+    let write: Permit<Write> = mint().mint(grant(PatientSet::All, &[]));
+    let target =
+        BuildTarget { table: table("patients"), snapshot: "s2".into(), columns: columns(), retention: None, at: NOW };
+    let old = rows().remove(0);
+    let moved = ResourceRows { change: 100, patient: Ordinal(2), ..old.clone() };
+    let gone = ResourceRows { change: 101, rows: vec![], ..rows().remove(2) };
+    let built = world.lake.build(&write, &target, &mut Rows(vec![vec![moved, gone], rows()])).await.unwrap();
+    assert_eq!(built.rows, 41);
+    // Written already: the build begins anew.
+    let small = world_with(Limits { sql_memory_bytes_max: 8 << 10, ..Limits::default() }).await;
+    let again = ResourceRows { change: 100, ..old };
+    let failed = small.lake.build(&write, &target, &mut Rows(vec![vec![again], rows()])).await;
+    assert_eq!(failed.unwrap_err(), SqlError::Busy { retry_after_ms: 0 });
+    let left = small
+        .store
+        .list(None)
+        .filter(|o| futures::future::ready(o.as_ref().unwrap().location.as_ref().contains("/s2/")));
+    assert_eq!(left.count().await, 0);
 }
 
 #[tokio::test]
@@ -395,7 +421,9 @@ async fn a_mask_holds_beside_a_struct_field() {
         assert!(rows.rows > 0, "{sql}");
         assert!(!shown.contains("999-00"), "{sql}: {shown}");
         assert!(shown.contains("*********"), "{sql}: {shown}");
-        assert_eq!(guard.touched.lock().iter().collect::<Vec<_>>(), [1, 2], "{sql}");
+        let touched: Vec<u32> = guard.touched.lock().iter().collect();
+        // A limit inside the barrier touches fewer.
+        assert!(if sql.contains("limit") { touched == [1] } else { touched == [1, 2] }, "{sql}: {touched:?}");
     }
 }
 

@@ -5,15 +5,22 @@
 //! A build goes through [`sql::SqlEngine`], which `lake` implements; what it wrote becomes a [`manifest`].
 //! Never here: Arrow, DataFusion, HTTP.
 
+pub mod builder;
+pub mod check;
 pub mod classify;
 pub mod contract;
 pub mod diagnostic;
 pub mod manifest;
+pub mod registry;
+pub mod snapshots;
 pub mod sql;
 
+pub use builder::{BuildError, BuildReport, Builder, BuilderParts, ProductStatus};
 pub use diagnostic::{Diagnostic, Severity};
 pub use manifest::{Manifest, SnapshotFile};
+pub use registry::{Product, Registry};
+pub use snapshots::{Published, SnapshotBook, SnapshotError};
 pub use sql::{
-    AnswerColumn, BuildTarget, Built, Cell, ColumnType, Format, MaskedColumn, ProductColumn, Row, RowSource,
+    AnswerColumn, BuildTarget, Built, Cell, ColumnType, Format, MaskedColumn, ProductColumn, ResourceRows, RowSource,
     SourceTable, SqlAnswer, SqlEngine, SqlError, SqlQuery, TableName, VisibleTable,
 };

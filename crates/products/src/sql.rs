@@ -102,19 +102,23 @@ impl fmt::Debug for Cell {
     }
 }
 
-/// A row with the labels it is guarded by.
+/// The rows of one resource, with the labels they are guarded by. No rows means that the resource has none any more.
 #[derive(Debug, Clone, PartialEq)]
-pub struct Row {
+pub struct ResourceRows {
+    /// Which resource; the same in each of its versions, and only there.
+    pub key: u128,
+    /// Its place in the order of changes: of two with one key, the later one holds.
+    pub change: u64,
     pub patient: Ordinal,
     pub sensitivity: Sensitivity,
-    pub cells: Vec<Cell>,
+    pub rows: Vec<Vec<Cell>>,
 }
 
-/// Rows of a build, in chunks.
+/// Rows of a build, in chunks, in the order of changes. A resource that changes meanwhile comes again.
 #[async_trait]
 pub trait RowSource: Send {
-    /// The next rows, `None` at the end. After an error nothing more is asked for.
-    async fn next(&mut self) -> Result<Option<Vec<Row>>, SqlError>;
+    /// The next resources, `None` at the end. After an error nothing more is asked for.
+    async fn next(&mut self) -> Result<Option<Vec<ResourceRows>>, SqlError>;
 
     /// About how many rows will come; it sets the number of buckets.
     fn rows_hint(&self) -> u64 {
