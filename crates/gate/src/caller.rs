@@ -163,6 +163,11 @@ impl Caller {
         self.facts.domain.as_ref()
     }
 
+    /// The only source this caller may send as.
+    pub fn source(&self) -> Option<&SourceName> {
+        self.facts.source.as_ref()
+    }
+
     /// The purpose that the token or the registration binds.
     pub fn purpose(&self) -> Option<Purpose> {
         self.purpose

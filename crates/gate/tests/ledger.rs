@@ -26,7 +26,8 @@ async fn two_folders_and_a_restart() {
     let clock: Arc<dyn Clock> = Arc::new(ManualClock::at(1_790_000_000_000));
     let keys = Arc::new(MemoryAuditKeys::new(Arc::new(SeededEntropy::new(3))));
     let logs = [open(one.path(), clock.clone()), open(two.path(), clock.clone())];
-    let targets = Targets::new(logs.iter().map(|log| Arc::new(LogTarget::new(log.clone())) as _).collect(), 1024);
+    let targets =
+        Targets::new(logs.iter().map(|log| Arc::new(LogTarget::new("log", log.clone())) as _).collect(), 1024);
     let audit = AuditLog::open(keys.clone(), targets).await.unwrap();
     // Concurrent releases share the log's group commits.
     let mut running = tokio::task::JoinSet::new();
@@ -47,7 +48,7 @@ async fn two_folders_and_a_restart() {
     assert!(states.iter().all(|state| state.lost), "{states:?}");
     drop((logs, audit));
 
-    let source = LogTarget::new(open(one.path(), clock));
+    let source = LogTarget::new("log", open(one.path(), clock));
     assert_eq!(source.size(), 510);
     let mut read = Vec::new();
     while (read.len() as u64) < source.size() {

@@ -64,6 +64,7 @@ fn obligations(decision: &Decision) -> String {
 fn truth_table(engine: &Engine) -> String {
     let targets = [
         (Layer::Bronze, "adt-main"),
+        (Layer::Bronze, "fhir-api"),
         (Layer::Silver, "Patient"),
         (Layer::Silver, "Observation"),
         (Layer::Silver, "*"),
@@ -71,6 +72,7 @@ fn truth_table(engine: &Engine) -> String {
         (Layer::Governance, "audit"),
         (Layer::Governance, "proof"),
         (Layer::Governance, "source"),
+        (Layer::Governance, "product"),
         (Layer::Governance, "set-aside"),
         (Layer::Governance, "key"),
     ];
@@ -110,6 +112,7 @@ fn truth_table(engine: &Engine) -> String {
 fn the_starting_policies_are_this_table_and_nothing_more() {
     expect![[r#"
         physician
+          write bronze/fhir-api: TREAT by api-writes-journal, HPAYMT by api-writes-journal, HOPERAT by api-writes-journal
           read silver/Patient: TREAT by care-in-own-domain, ETREAT by break-glass
           search silver/Patient: TREAT by care-in-own-domain, ETREAT by break-glass
           write silver/Patient: TREAT by care-writes-in-own-domain
@@ -127,7 +130,9 @@ fn the_starting_policies_are_this_table_and_nothing_more() {
           break-glass silver/*: ETREAT by break-glass
           read gold/patients: TREAT by care-reads-products
           query gold/patients: TREAT by care-reads-products
+          metadata-read governance/product: any by everyone-sees-the-catalog
         nurse
+          write bronze/fhir-api: TREAT by api-writes-journal, HPAYMT by api-writes-journal, HOPERAT by api-writes-journal
           read silver/Patient: TREAT by care-in-own-domain
           search silver/Patient: TREAT by care-in-own-domain
           write silver/Patient: TREAT by care-writes-in-own-domain
@@ -142,7 +147,9 @@ fn the_starting_policies_are_this_table_and_nothing_more() {
           subscribe silver/*: TREAT by care-in-own-domain
           read gold/patients: TREAT by care-reads-products
           query gold/patients: TREAT by care-reads-products
+          metadata-read governance/product: any by everyone-sees-the-catalog
         care-team-app
+          write bronze/fhir-api: TREAT by api-writes-journal, HPAYMT by api-writes-journal, HOPERAT by api-writes-journal
           read silver/Patient: TREAT by care-team-app
           search silver/Patient: TREAT by care-team-app
           write silver/Patient: TREAT by care-team-app
@@ -156,6 +163,7 @@ fn the_starting_policies_are_this_table_and_nothing_more() {
           write silver/*: TREAT by care-team-app
           subscribe silver/*: TREAT by care-team-app
         lab-technician
+          write bronze/fhir-api: TREAT by api-writes-journal, HPAYMT by api-writes-journal, HOPERAT by api-writes-journal
           read silver/Patient: TREAT by care-in-own-domain
           search silver/Patient: TREAT by care-in-own-domain
           write silver/Patient: TREAT by care-writes-in-own-domain
@@ -170,7 +178,9 @@ fn the_starting_policies_are_this_table_and_nothing_more() {
           subscribe silver/*: TREAT by care-in-own-domain
           read gold/patients: TREAT by care-reads-products
           query gold/patients: TREAT by care-reads-products
+          metadata-read governance/product: any by everyone-sees-the-catalog
         radiologist
+          write bronze/fhir-api: TREAT by api-writes-journal, HPAYMT by api-writes-journal, HOPERAT by api-writes-journal
           read silver/Patient: TREAT by care-in-own-domain
           search silver/Patient: TREAT by care-in-own-domain
           write silver/Patient: TREAT by care-writes-in-own-domain
@@ -185,7 +195,9 @@ fn the_starting_policies_are_this_table_and_nothing_more() {
           subscribe silver/*: TREAT by care-in-own-domain
           read gold/patients: TREAT by care-reads-products
           query gold/patients: TREAT by care-reads-products
+          metadata-read governance/product: any by everyone-sees-the-catalog
         pharmacist
+          write bronze/fhir-api: TREAT by api-writes-journal, HPAYMT by api-writes-journal, HOPERAT by api-writes-journal
           read silver/Patient: TREAT by care-in-own-domain
           search silver/Patient: TREAT by care-in-own-domain
           write silver/Patient: TREAT by care-writes-in-own-domain
@@ -200,16 +212,23 @@ fn the_starting_policies_are_this_table_and_nothing_more() {
           subscribe silver/*: TREAT by care-in-own-domain
           read gold/patients: TREAT by care-reads-products
           query gold/patients: TREAT by care-reads-products
+          metadata-read governance/product: any by everyone-sees-the-catalog
         registration-clerk
+          write bronze/fhir-api: TREAT by api-writes-journal, HPAYMT by api-writes-journal, HOPERAT by api-writes-journal
           read silver/Patient: TREAT by registration-demographics, HPAYMT by registration-demographics+part2-only-for-treatment, HOPERAT by registration-demographics+part2-only-for-treatment
           search silver/Patient: TREAT by registration-demographics, HPAYMT by registration-demographics+part2-only-for-treatment, HOPERAT by registration-demographics+part2-only-for-treatment
           write silver/Patient: TREAT by registration-demographics, HPAYMT by registration-demographics, HOPERAT by registration-demographics
+          metadata-read governance/product: any by everyone-sees-the-catalog
         data-engineer
           build gold/patients: HOPERAT by engineer-builds-products
           metadata-read governance/source: any by engineer-sees-pipelines
           replay governance/source: any by engineer-runs-pipelines
           check governance/source: any by engineer-sees-pipelines
           manage governance/source: any by engineer-runs-pipelines
+          metadata-read governance/product: any by engineer-sees-pipelines
+          replay governance/product: any by engineer-runs-pipelines
+          check governance/product: any by engineer-sees-pipelines
+          manage governance/product: any by engineer-runs-pipelines
           metadata-read governance/set-aside: any by engineer-sees-pipelines
           replay governance/set-aside: any by engineer-runs-pipelines
           check governance/set-aside: any by engineer-sees-pipelines
@@ -217,15 +236,18 @@ fn the_starting_policies_are_this_table_and_nothing_more() {
         analyst
           read gold/patients: HOPERAT by analyst-reads-products+part2-only-for-treatment
           query gold/patients: HOPERAT by analyst-reads-products+part2-only-for-treatment
+          metadata-read governance/product: any by everyone-sees-the-catalog
         researcher
           read gold/patients: HRESCH by researcher-reads-products+part2-only-for-treatment
           query gold/patients: HRESCH by researcher-reads-products+part2-only-for-treatment
+          metadata-read governance/product: any by everyone-sees-the-catalog
         privacy-officer
           audit-read governance/audit: HCOMPL by oversight-reads-audit
           proof-read governance/audit: HCOMPL by oversight-reads-audit
           audit-read governance/proof: HCOMPL by oversight-reads-audit
           proof-read governance/proof: HCOMPL by oversight-reads-audit
           metadata-read governance/source: HCOMPL by privacy-officer-sees-policies
+          metadata-read governance/product: any by everyone-sees-the-catalog
           metadata-read governance/set-aside: HCOMPL by privacy-officer-sees-policies
           metadata-read governance/key: HCOMPL by privacy-officer-sees-policies
         auditor
@@ -234,6 +256,7 @@ fn the_starting_policies_are_this_table_and_nothing_more() {
           audit-read governance/proof: HCOMPL by oversight-reads-audit
           proof-read governance/proof: HCOMPL by oversight-reads-audit
           metadata-read governance/source: HCOMPL by auditor-sees-policies
+          metadata-read governance/product: any by everyone-sees-the-catalog
         administrator
           proof-read governance/proof: any by administrator-checks-proofs
           metadata-read governance/source: any by administrator-manages
@@ -241,6 +264,11 @@ fn the_starting_policies_are_this_table_and_nothing_more() {
           check governance/source: any by administrator-manages
           manage governance/source: any by administrator-manages
           mint-token governance/source: any by administrator-manages
+          metadata-read governance/product: any by administrator-manages
+          replay governance/product: any by administrator-manages
+          check governance/product: any by administrator-manages
+          manage governance/product: any by administrator-manages
+          mint-token governance/product: any by administrator-manages
           metadata-read governance/set-aside: any by administrator-manages
           replay governance/set-aside: any by administrator-manages
           check governance/set-aside: any by administrator-manages

@@ -14,9 +14,9 @@ pub struct LogTarget {
 }
 
 impl LogTarget {
-    pub fn new(log: Log) -> Self {
-        let name = log.name().to_string();
-        LogTarget { log, name }
+    /// `name` is for the operator: `log`, `second`.
+    pub fn new(name: &str, log: Log) -> Self {
+        LogTarget { log, name: name.to_owned() }
     }
 }
 
