@@ -1,5 +1,6 @@
 //! The SQL on FHIR v2 test cases, all of them, from the shared data beside the checkout. Skipped, and said so, where
 //! that is not there.
+#![allow(clippy::print_stdout, reason = "the counts are what a reader of the test wants")]
 
 use std::path::{Path, PathBuf};
 

@@ -261,23 +261,28 @@ impl<'a> Eval<'a> {
             Less | LessOrEqual | Greater | GreaterOrEqual => {
                 self.order(id, op, (left, &a), (right, &b)).and_then(answer)
             }
-            _ => {
-                let (Some(x), Some(y)) = (self.single(left, &a)?, self.single(right, &b)?) else {
-                    return Ok(Vec::new());
-                };
-                match ops::arithmetic(op, x, y) {
-                    Sum::Item(item) => {
-                        if let Item::String(text) = &item {
-                            self.spend_text(id, text.len())?;
-                        }
-                        Ok(vec![item])
-                    }
-                    Sum::Nothing => Ok(Vec::new()),
-                    Sum::Unfit => {
-                        let text = format!("this operator does not take {} and {}", x.type_label(), y.type_label());
-                        Err(self.error(id, text))
-                    }
+            _ => self.arithmetic(id, op, (left, &a), (right, &b)),
+        }
+    }
+
+    fn arithmetic(
+        &self,
+        id: NodeId,
+        op: BinaryOp,
+        (left, a): (NodeId, &[Item<'a>]),
+        (right, b): (NodeId, &[Item<'a>]),
+    ) -> Result<Items<'a>, PathError> {
+        let (Some(x), Some(y)) = (self.single(left, a)?, self.single(right, b)?) else { return Ok(Vec::new()) };
+        match ops::arithmetic(op, x, y) {
+            Sum::Item(item) => {
+                if let Item::String(text) = &item {
+                    self.spend_text(id, text.len())?;
                 }
+                Ok(vec![item])
+            }
+            Sum::Nothing => Ok(Vec::new()),
+            Sum::Unfit => {
+                Err(self.error(id, format!("this operator does not take {} and {}", x.type_label(), y.type_label())))
             }
         }
     }

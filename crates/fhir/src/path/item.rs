@@ -141,6 +141,10 @@ impl<'a> Item<'a> {
 
     /// What `toString()` gives, and what comparison as text uses.
     pub(crate) fn to_text(&self) -> Option<Cow<'a, str>> {
+        // A text of the resource stays as it is written, fractions of a second too.
+        if let Some(text) = self.text() {
+            return Some(text);
+        }
         Some(match self.system()? {
             Item::Boolean(b) => Cow::Borrowed(if b { "true" } else { "false" }),
             Item::Integer(i) => Cow::Owned(i.to_string()),

@@ -20,7 +20,7 @@ pub(super) fn each_row(view: &View, resource: &Value, out: &mut dyn FnMut(&[Cell
         return Ok(());
     }
     let variables: Vec<(&str, Item<'_>)> = view.constants.iter().map(|(n, v)| (n.as_str(), v.clone())).collect();
-    let context = Context { types: view.types, variables: &variables, ..Context::new() };
+    let context = Context { types: view.types, variables: &variables, row_index: Some(0), ..Context::new() };
     let mut run = Run { view, resource, context, row: vec![CellRef::Null; view.columns.len()], rows: 0, out };
     if !run.wanted()? {
         return Ok(());
@@ -103,12 +103,12 @@ impl<'a> Run<'a, '_> {
         let or_null = match &select.each {
             Each::Here => return self.fill(select, focus, index, next),
             Each::List { source, or_null } => {
-                self.items(source, &select.place, focus, &mut items)?;
+                self.items(source, &select.place, focus, index, &mut items)?;
                 *or_null
             }
             Each::Repeat(sources) => {
                 if let Some(focus) = focus {
-                    self.repeat(sources, &select.place, focus, 0, &mut items)?;
+                    self.repeat(sources, &select.place, focus, index, 0, &mut items)?;
                 }
                 false
             }
@@ -146,6 +146,7 @@ impl<'a> Run<'a, '_> {
         source: &'a Source,
         place: &str,
         focus: Option<&Item<'a>>,
+        index: usize,
         out: &mut Vec<Item<'a>>,
     ) -> Result<(), ViewError> {
         match (source, focus) {
@@ -154,7 +155,8 @@ impl<'a> Run<'a, '_> {
             }
             (Source::Path(expr), focus) => {
                 let focus = focus.map(std::slice::from_ref).unwrap_or_default();
-                out.extend(expr.eval_items(focus, Some(self.resource), &self.context).map_err(|e| at(place, e))?);
+                let context = Context { row_index: Some(index), ..self.context };
+                out.extend(expr.eval_items(focus, Some(self.resource), &context).map_err(|e| at(place, e))?);
             }
             _ => {}
         }
@@ -170,6 +172,7 @@ impl<'a> Run<'a, '_> {
         sources: &'a [Source],
         place: &str,
         focus: &Item<'a>,
+        index: usize,
         depth: usize,
         out: &mut Vec<Item<'a>>,
     ) -> Result<(), ViewError> {
@@ -178,11 +181,11 @@ impl<'a> Run<'a, '_> {
         }
         let mut found = Vec::new();
         for source in sources {
-            self.items(source, place, Some(focus), &mut found)?;
+            self.items(source, place, Some(focus), index, &mut found)?;
         }
         for item in found {
             out.push(item.clone());
-            self.repeat(sources, place, &item, depth + 1, out)?;
+            self.repeat(sources, place, &item, index, depth + 1, out)?;
         }
         Ok(())
     }

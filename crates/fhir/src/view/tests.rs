@@ -1,6 +1,8 @@
 //! What the suite of the specification does not ask: clear errors, warnings, where columns come from, agreement of the
 //! fast way with the evaluator, bounds.
 
+use proptest::prelude::*;
+
 use crate::json;
 use crate::json::Value;
 
@@ -188,10 +190,69 @@ fn rows_are_bounded() {
     let each = |name: &str| json!({"forEach": "telecom", "column": [{"name": (name), "path": "rank"}]});
     let view = view(json!([(each("a")), (each("b")), (each("c"))]));
     assert!(view.rows(&patient).unwrap_err().text.contains("too many rows"));
+    // As many selects as are allowed, inside each other and side by side.
+    let column = json!({"column": [{"name": "a", "path": "id"}]});
+    let nested =
+        |depth: usize| (1..depth).fold(column.clone(), |inner, _| json!({"select": [(inner)], "forEach": "$this"}));
+    let side_by_side = |count: usize| {
+        let selects = (0..count).map(|i| json!({"column": [{"name": (format!("c{i}")), "path": "id"}]}));
+        json!({"resource": "Patient", "select": (selects.collect::<Value>())})
+    };
+    for definition in [json!({"resource": "Patient", "select": [(nested(200))]}), side_by_side(200)] {
+        assert_eq!(View::parse(&definition).unwrap().rows(&patient).unwrap().len(), 1);
+    }
+    assert!(View::parse(&side_by_side(201)).unwrap_err().text.contains("too many selects"));
 }
 
 #[test]
 fn debug_shows_no_data() {
     let view = view(json!([{"column": [{"name": "a", "path": "name.first().family"}]}]));
     assert!(!format!("{:?} {:?}", view, view.rows(&patient()).unwrap()).contains("SENTINEL"));
+}
+
+/// Definitions of the right words in any place.
+fn any_definition() -> impl Strategy<Value = Value> {
+    let words = ["Patient", "name", "id", "given", "%c", "$this", "string", "a", "b", "name.where(use = %c)", "@@", ""];
+    let leaf = prop_oneof![
+        prop::sample::select(words.to_vec()).prop_map(Value::from),
+        Just(Value::Null),
+        any::<bool>().prop_map(Value::from),
+        any::<i64>().prop_map(Value::from),
+    ];
+    let keys = [
+        "resource",
+        "select",
+        "column",
+        "where",
+        "constant",
+        "forEach",
+        "forEachOrNull",
+        "repeat",
+        "unionAll",
+        "name",
+        "path",
+        "type",
+        "collection",
+        "valueString",
+        "valueInteger",
+    ];
+    leaf.prop_recursive(6, 60, 4, move |inner| {
+        let object = prop::collection::vec((prop::sample::select(keys.to_vec()), inner.clone()), 0..5);
+        prop_oneof![
+            prop::collection::vec(inner, 0..3).prop_map(Value::Array),
+            object.prop_map(|members| Value::Object(members.into_iter().collect())),
+        ]
+    })
+}
+
+proptest! {
+    #[test]
+    fn any_definition_reads_or_is_refused(select in any_definition(), filter in any_definition(), constant in any_definition()) {
+        let definition = json!({"resource": "Patient", "select": [(&select)], "where": [(filter)], "constant": [(constant)]});
+        for definition in [definition, json!({"resource": "Patient", "select": [(&select)]}), select] {
+            if let Ok(view) = View::parse(&definition) {
+                let _ = view.rows(&patient());
+            }
+        }
+    }
 }
