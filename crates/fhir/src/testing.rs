@@ -9,6 +9,7 @@ use crate::definitions;
 use crate::json::{Number, Object, Value};
 
 /// Name and bytes of each Synthea bundle; none, and a word about it, when they are not there.
+#[allow(clippy::print_stdout)] // A skipped test must say so.
 pub(crate) fn synthea() -> Vec<(String, Vec<u8>)> {
     let Some(folder) = shared_data().map(|data| data.join("synthea-r4")).filter(|f| f.is_dir()) else {
         println!("skipped: no Synthea bundles beside the checkout; set WARD_SHARED_DATA");

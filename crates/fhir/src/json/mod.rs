@@ -9,7 +9,7 @@ mod number;
 mod object;
 mod parse;
 #[cfg(test)]
-mod tests;
+pub(crate) mod tests;
 mod write;
 
 use std::fmt;

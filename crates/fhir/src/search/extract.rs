@@ -13,6 +13,9 @@ const COMBINATIONS_MAX: usize = 256;
 /// Rows of one resource: beyond them it is found by fewer of its repetitions.
 const ROWS_MAX: usize = 50_000;
 
+/// Rows of a parameter among which an equal one is looked for.
+const SAME_SEARCHED_MAX: usize = 32;
+
 /// Something a path led to.
 #[derive(Clone, Copy)]
 pub(super) struct Found<'a> {
@@ -24,7 +27,7 @@ pub(super) struct Found<'a> {
 pub fn extract(resource: &Value) -> Vec<(&'static str, IndexValue)> {
     let rtype = resource.get("resourceType").and_then(Value::as_str).unwrap_or_default();
     let Some(of_type) = params::of_type(rtype) else { return Vec::new() };
-    let mut rows = Vec::new();
+    let mut rows: Vec<(&'static str, IndexValue)> = Vec::new();
     for (param, reader) in of_type.params.iter().zip(&of_type.readers) {
         let mut values = Vec::new();
         if reader.compiled.truth {
@@ -36,9 +39,12 @@ pub fn extract(resource: &Value) -> Vec<(&'static str, IndexValue)> {
                 convert::rows(param.kind, found, &mut values);
             }
         }
-        for (index, value) in values.iter().enumerate() {
-            if rows.len() < ROWS_MAX && !values[..index.min(32)].contains(value) {
-                rows.push((param.code, value.clone()));
+        let first = rows.len();
+        for value in values {
+            // Names and codings often stand twice; looking at a few rows finds nearly all and costs little.
+            let seen = rows[first..].iter().take(SAME_SEARCHED_MAX).any(|(_, other)| *other == value);
+            if !seen && rows.len() < ROWS_MAX {
+                rows.push((param.code, value));
             }
         }
     }
@@ -76,7 +82,10 @@ fn follow<'a>(value: &'a Value, steps: &[Step], visit: &mut dyn FnMut(&'a Value)
         return items.iter().for_each(|item| follow(item, steps, visit));
     }
     let Some((step, rest)) = steps.split_first() else {
-        return if value.is_null() { () } else { visit(value) };
+        if !value.is_null() {
+            visit(value);
+        }
+        return;
     };
     match step {
         Step::Member(name) => {
