@@ -274,7 +274,8 @@ impl<'m> Builder<'m> {
                 draft.push(path, Change::Items { field: name, values });
             }
             (Some(one), false) => draft.push(path, Change::Set(one)),
-            (None, _) if removed => draft.push(path, Change::Remove),
+            (None, true) if removed => draft.push(path, Change::RemoveItems { field: name }),
+            (None, false) if removed => draft.push(path, Change::Remove),
             (None, _) => return Fate::Unmapped,
         }
         target()

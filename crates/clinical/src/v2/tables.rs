@@ -68,6 +68,10 @@ pub enum Convert {
     NamedPerson,
     Organization,
     CodedOrganization,
+    /// IS or ST that names an organization.
+    OrganizationName,
+    /// Y: only for those who may see restricted records.
+    Protection,
     /// PL as the location of an encounter, with its status.
     Location(&'static str),
     DischargedTo,
@@ -126,6 +130,8 @@ pub fn convert(context: &Context<'_>, element: Element<'_>, by: &Convert) -> Res
         Convert::NamedPerson => context.named_person(element),
         Convert::Organization => context.organization(element),
         Convert::CodedOrganization => context.coded_organization(element),
+        Convert::OrganizationName => leaf(element).map(|name| json!({"type": "Organization", "display": name})),
+        Convert::Protection => return protection(context, element),
         Convert::Location(status) => {
             context.place(element).map(|place| json!({"location": place, "status": (*status)}))
         }
@@ -156,6 +162,17 @@ fn days(context: &Context<'_>, element: Element<'_>) -> Result<Said, Fault> {
         Said::Value(number) => {
             Said::Value(json!({"value": number, "unit": "d", "system": (vocabulary::UCUM), "code": "d"}))
         }
+        other => other,
+    })
+}
+
+/// A protected person or visit is labelled restricted (v3 Confidentiality), which storage and policy go by.
+fn protection(context: &Context<'_>, element: Element<'_>) -> Result<Said, Fault> {
+    Ok(match context.boolean(element)? {
+        Said::Value(Value::Bool(true)) => {
+            Said::Value(coding("http://terminology.hl7.org/CodeSystem/v3-Confidentiality", "R", Some("restricted")))
+        }
+        Said::Value(_) => Said::Remove,
         other => other,
     })
 }
@@ -234,6 +251,7 @@ pub const PD1: SegmentMap = SegmentMap {
         row(3, "generalPractitioner[]", Convert::Organization),
         row(4, "generalPractitioner[]", Convert::Practitioner),
         row(6, "extension[]", Convert::Extension(DISABILITY, "valueCodeableConcept", &ANY_CONCEPT)),
+        row(12, "meta.security[]", Convert::Protection),
         row(14, "extension[]", Convert::Extension(CONGREGATION, "valueString", &Convert::Text)),
     ],
 };
@@ -262,7 +280,9 @@ pub const PV1: SegmentMap = SegmentMap {
         row(36, "hospitalization.dischargeDisposition", Convert::Concept(&vocabulary::NONE)),
         row(37, "hospitalization.destination", Convert::DischargedTo),
         row(38, "hospitalization.dietPreference[]", Convert::Concept(&vocabulary::NONE)),
+        row(39, "serviceProvider", Convert::OrganizationName),
         row(42, "location[]", Convert::Location("reserved")),
+        row(43, "location[]", Convert::Location("completed")),
         row(44, "period.start", Convert::DateTime),
         row(45, "period.end", Convert::DateTime),
         row(50, "identifier[]", Convert::Identifier("")),
@@ -276,8 +296,11 @@ pub const PV2: SegmentMap = SegmentMap {
     rows: &[
         row(1, "location[]", Convert::Location("planned")),
         row(3, "reasonCode[]", Convert::Concept(&vocabulary::NONE)),
+        row(8, "extension[]", Convert::Extension(PLANNED_START, "valueDateTime", &Convert::DateTime)),
+        row(9, "extension[]", Convert::Extension(PLANNED_END, "valueDateTime", &Convert::DateTime)),
         row(11, "length", Convert::Days),
         row(13, "participant[]", Convert::Participant("REF", "referrer")),
+        row(22, "meta.security[]", Convert::Protection),
         row(25, "priority", Convert::Concept(&vocabulary::NONE)),
         row(38, "extension[]", Convert::Extension(MODE_OF_ARRIVAL, "valueCoding", &Convert::Coding(&vocabulary::NONE))),
     ],
@@ -349,5 +372,7 @@ const ANIMAL: &str = "http://hl7.org/fhir/StructureDefinition/patient-animal";
 const DISABILITY: &str = "http://hl7.org/fhir/StructureDefinition/patient-disability";
 const CONGREGATION: &str = "http://hl7.org/fhir/StructureDefinition/patient-congregation";
 const MODE_OF_ARRIVAL: &str = "http://hl7.org/fhir/StructureDefinition/encounter-modeOfArrival";
+const PLANNED_START: &str = "http://hl7.org/fhir/5.0/StructureDefinition/extension-Encounter.plannedStartDate";
+const PLANNED_END: &str = "http://hl7.org/fhir/5.0/StructureDefinition/extension-Encounter.plannedEndDate";
 const US_CORE_RACE: &str = "http://hl7.org/fhir/us/core/StructureDefinition/us-core-race";
 const US_CORE_ETHNICITY: &str = "http://hl7.org/fhir/us/core/StructureDefinition/us-core-ethnicity";

@@ -216,6 +216,18 @@ fn a_person_update_touches_no_visit_and_a_visit_needs_a_number() {
 }
 
 #[test]
+fn protection_labels_the_record_until_it_is_lifted() {
+    let mut silver = Silver::default();
+    let visit = |flag: &str| adt("A01", &format!("{PID}{PV1}PV2|{}|{flag}\r", "|".repeat(20)));
+    silver.take(&visit("Y"));
+    check(&silver, &[("Encounter.meta.security.0.code", Some("R")), ("Patient.meta", None)]);
+    silver.take(&visit(""));
+    check(&silver, &[("Encounter.meta.security.0.code", Some("R"))]);
+    silver.take(&visit("N"));
+    check(&silver, &[("Encounter.meta.security", None)]);
+}
+
+#[test]
 fn a_merge_keeps_the_loser_inactive_and_linked() {
     let mut silver = Silver::default();
     silver.take(&adt("A04", "PID|1||OLD^^^GENHOSP^MR||DOE^J\rPV1|1|O|||||||||||||||||V1\r"));
