@@ -52,6 +52,14 @@ struct Segment {
     bytes: u64,
 }
 
+impl Segment {
+    /// Takes note of the file's length now; whether it is shorter than before.
+    fn has_shrunk(&mut self) -> io::Result<bool> {
+        let before = std::mem::replace(&mut self.bytes, self.file.get_ref().metadata()?.len());
+        Ok(self.bytes < before)
+    }
+}
+
 fn be64(bytes: &[u8]) -> u64 {
     bytes.iter().take(8).fold(0, |number, byte| number << 8 | u64::from(*byte))
 }
@@ -177,8 +185,17 @@ impl<'a> Walk<'a> {
         Ok(offset)
     }
 
-    /// The header of a frame whose bytes have its hash and whose padding is zero.
+    /// The frame at an offset, if a whole one is there. A segment may be closed meanwhile, which cuts off the zeros
+    /// after its frames: then there is nothing.
     fn whole_frame(&mut self, segment: &mut Segment, offset: u64) -> io::Result<Option<Header>> {
+        match self.read_frame(segment, offset) {
+            Err(error) if error.kind() == io::ErrorKind::UnexpectedEof && segment.has_shrunk()? => Ok(None),
+            other => other,
+        }
+    }
+
+    /// The header of a frame whose bytes have its hash and whose padding is zero.
+    fn read_frame(&mut self, segment: &mut Segment, offset: u64) -> io::Result<Option<Header>> {
         if offset + FRAME_HEADER > segment.bytes {
             return Ok(None);
         }
@@ -290,7 +307,10 @@ impl<'a> Walk<'a> {
         let mut at = end;
         while at < segment.bytes {
             let n = self.buffer.len().min((segment.bytes - at) as usize);
-            segment.file.read_exact(&mut self.buffer[..n])?;
+            match segment.file.read_exact(&mut self.buffer[..n]) {
+                Err(error) if error.kind() == io::ErrorKind::UnexpectedEof && segment.has_shrunk()? => return Ok(None),
+                other => other?,
+            }
             if let Some(i) = self.buffer[..n].iter().position(|byte| *byte != 0) {
                 return Ok(Some(at + i as u64));
             }

@@ -8,6 +8,7 @@ use std::sync::Arc;
 
 use base::{Clock, Entropy, LogName, ManualClock, SeededEntropy};
 use ledger::{Ed25519Signer, Log, LogOptions, NewEntry, RealDisk};
+use sha2::{Digest, Sha256};
 use ward_verify::{Options, Outcome, Report, VerifierKey, verify};
 
 const ORIGIN: &str = "ward.test/audit";
@@ -244,6 +245,67 @@ fn an_older_outside_checkpoint_leaves_the_rest_unproved() {
     sample.checkpoint = String::from_utf8(sample.older[Path::new("checkpoint")].clone()).unwrap();
     let report = sample.verify(&sample.files, true);
     assert!(report.is_whole() && report.text().contains("entries 300 to 599"), "{}", report.text());
+}
+
+/// Offset of each frame of a segment.
+fn frames(segment: &[u8]) -> Vec<usize> {
+    let (mut at, mut found) = (4096, Vec::new());
+    while segment.get(at..at + 8) == Some(b"WMFRAME1") {
+        found.push(at);
+        let body = u32::from_be_bytes(segment[at + 8..at + 12].try_into().unwrap()) as usize;
+        at = (at + 104 + body).next_multiple_of(512);
+    }
+    found
+}
+
+/// Gives a changed frame the hash of its new bytes, as somebody would who knows the format.
+fn reseal(segment: &mut [u8], at: usize) {
+    let body = u32::from_be_bytes(segment[at + 8..at + 12].try_into().unwrap()) as usize;
+    let hash =
+        Sha256::new().chain_update(&segment[at..at + 72]).chain_update(&segment[at + 104..at + 104 + body]).finalize();
+    segment[at + 72..at + 104].copy_from_slice(&hash);
+}
+
+#[test]
+fn somebody_who_knows_the_format_is_found_too() {
+    let sample = sample();
+    let segments: Vec<&PathBuf> = sample.files.keys().filter(|name| name.starts_with("wal")).collect();
+    let (first, last) = (segments[0], segments[segments.len() - 1]);
+    let expect = |files: &BTreeMap<PathBuf, Vec<u8>>, words: &str| {
+        let report = sample.verify(files, false);
+        assert!(matches!(&report.outcome, Outcome::Tampered(found) if found.what.contains(words)), "{}", report.text());
+    };
+
+    // The last byte before the checkpoint of the last frame is the end of its last part.
+    let mut files = sample.files.clone();
+    let segment = files.get_mut(last).unwrap();
+    let at = *frames(segment).last().unwrap();
+    let length = |from: usize| u32::from_be_bytes(segment[from..from + 4].try_into().unwrap()) as usize;
+    let end = at + 104 + length(at + 8) - length(at + 12);
+    segment[end - 1] ^= 1;
+    reseal(segment, at);
+    expect(&files, "does not have the hash in its leaf");
+
+    // The time in the first leaf of a frame, with the part hashes and the frame's hash in order.
+    let mut files = sample.files.clone();
+    let segment = files.get_mut(last).unwrap();
+    segment[at + 104 + 6 + 8] ^= 1;
+    reseal(segment, at);
+    expect(&files, "do not have the root in the published checkpoint");
+
+    // A frame's sequence number, its hash put right: the next frame names the old hash.
+    let mut files = sample.files.clone();
+    let segment = files.get_mut(first).unwrap();
+    let frame = frames(segment)[1];
+    segment[frame + 31] ^= 4;
+    reseal(segment, frame);
+    expect(&files, "does not follow the one before it");
+
+    for needed in ["tile/0/002.p/88", "tile/entries/002.p/88", "tile/entries/000", "tile/1/000.p/2"] {
+        let mut files = sample.files.clone();
+        assert!(files.remove(Path::new(needed)).is_some(), "{needed}");
+        expect(&files, "needs is missing");
+    }
 }
 
 #[test]
