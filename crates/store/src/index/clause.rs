@@ -15,6 +15,8 @@ use crate::StoreError;
 pub(super) struct Context<'a> {
     pub dict: &'a Dict,
     pub cover: &'a Cover,
+    /// A criterion that more resources satisfy does not drive a search.
+    pub few: i64,
 }
 
 /// A condition that no row satisfies.
@@ -40,8 +42,24 @@ fn table(clause: &Clause) -> Result<(&'static str, String), StoreError> {
         (_, ParamKind::Number) => ("num", code),
         (_, ParamKind::Quantity) => ("qty", code),
         (_, ParamKind::Uri) => ("uri", code),
-        (_, ParamKind::Composite | ParamKind::Special) => return Err(unsupported(clause.param)),
+        (_, ParamKind::Composite) => ("cmp", code),
+        (_, ParamKind::Special) => return Err(unsupported(clause.param)),
     })
+}
+
+/// The parts of a composite value, each with the clause that it would be by itself.
+fn parts<'v>(
+    rtype: &str,
+    clause: &Clause,
+    value: &'v ClauseValue,
+) -> Result<Vec<(Clause, &'v ClauseValue)>, StoreError> {
+    let ClauseValue::Composite(values) = value else { return Err(unsupported(clause.param)) };
+    let components = fhir::search::param(rtype, clause.param).map(|param| param.components).unwrap_or_default();
+    if components.len() != values.len() || clause.modifier.is_some() {
+        return Err(unsupported(clause.param));
+    }
+    let of = |kind| Clause { param: clause.param, kind, modifier: None, values: Vec::new() };
+    Ok(components.iter().zip(values).map(|(component, value)| (of(component.kind), value)).collect())
 }
 
 /// Whether resources that satisfy the clause can be listed, and not only tested.
@@ -79,14 +97,19 @@ impl Context<'_> {
             sql.push("(").push(NEVER).push(")");
             return Ok(());
         };
-        sql.push(&format!("EXISTS (SELECT 1 FROM {table} t WHERE t.rid = r{depth}.rid AND t.p = ")).bind(param.n);
-        sql.push(" AND (");
+        // Parts of a composite are rows `t` within its row `c`.
+        let t = if table == "cmp" { "c" } else { "t" };
+        sql.push(&format!("EXISTS (SELECT 1 FROM {table} {t} WHERE {t}.rid = r{depth}.rid AND {t}.p = "));
+        sql.bind(param.n).push(" AND (");
         for (n, value) in clause.values.iter().enumerate() {
             if n > 0 {
                 sql.push(" OR ");
             }
             sql.push("(");
-            self.condition(clause, value, sql)?;
+            match value {
+                ClauseValue::Composite(_) => self.test_parts(rtype, clause, value, sql)?,
+                value => self.condition(clause, value, sql)?,
+            }
             sql.push(")");
         }
         sql.push("))");
@@ -118,6 +141,33 @@ impl Context<'_> {
         }
         sql.push(")");
         Ok(())
+    }
+
+    /// A condition on `c`, a row of `cmp`: every part asked for is found among its parts.
+    fn test_parts(&self, rtype: &str, clause: &Clause, value: &ClauseValue, sql: &mut Sql) -> Result<(), StoreError> {
+        for (n, (part, value)) in parts(rtype, clause, value)?.into_iter().enumerate() {
+            let (table, _) = table(&part)?;
+            let param = self.param(rtype, &dict::part(clause.param, n)).map_or(-1, |param| param.n);
+            sql.push(if n == 0 { "" } else { " AND " });
+            sql.push(&format!("EXISTS (SELECT 1 FROM {table} t WHERE t.rid = -c.cid AND t.p = ")).bind(param);
+            sql.push(" AND ");
+            self.condition(&part, value, sql)?;
+            sql.push(")");
+        }
+        Ok(())
+    }
+
+    /// Resources that have the first part asked for; the others are tested.
+    fn source_parts(&self, rtype: &str, clause: &Clause, value: &ClauseValue) -> Result<Sql, StoreError> {
+        let parts = parts(rtype, clause, value)?;
+        let (part, value) = parts.first().ok_or_else(|| unsupported(clause.param))?;
+        let (table, _) = table(part)?;
+        let n = |code: &str| self.param(rtype, code).map_or(-1, |param| param.n);
+        let mut sql =
+            Sql::new(&format!("SELECT c.rid AS rid FROM {table} t CROSS JOIN cmp c ON c.cid = -t.rid WHERE t.p = "));
+        sql.bind(n(&dict::part(clause.param, 0))).push(" AND c.p = ").bind(n(clause.param)).push(" AND ");
+        self.condition(part, value, &mut sql)?;
+        Ok(sql)
     }
 
     /// `_id` and `_lastUpdated`: columns that every resource has.
@@ -215,6 +265,10 @@ impl Context<'_> {
                 let tt = self.dict.rtype(rtype).unwrap_or(-1);
                 sql.push("SELECT t.rid AS rid FROM res t WHERE t.rtype = ").bind(tt);
                 sql.push(" AND t.id = ").bind(id.clone());
+                continue;
+            }
+            if matches!(value, ClauseValue::Composite(_)) {
+                sql.append(&self.source_parts(rtype, clause, value)?);
                 continue;
             }
             let (table, code) = table(clause)?;

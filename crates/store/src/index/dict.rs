@@ -24,6 +24,11 @@ pub(super) const TEXT: &str = ":text";
 /// Of a reference by identifier, searched by `:identifier`.
 pub(super) const IDENTIFIER: &str = ":identifier";
 
+/// The name of the n-th part of a composite parameter.
+pub(super) fn part(code: &str, n: usize) -> String {
+    format!("{code}${n}")
+}
+
 /// The row has no system.
 pub(super) const NO_SYSTEM: i64 = 0;
 /// The row's code is a unit as people write it.

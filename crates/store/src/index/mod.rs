@@ -26,7 +26,7 @@ use rusqlite::{Connection, InterruptHandle};
 use tokio::sync::Semaphore;
 
 pub(crate) use cover::Cover;
-pub(crate) use query::{Hit, fingerprint};
+pub(crate) use query::{FEW, Hit, fingerprint};
 pub(crate) use write::Document;
 
 use self::clause::Context;
@@ -77,6 +77,8 @@ pub(crate) struct Search {
     pub after: Option<Vec<Value>>,
     pub count: usize,
     pub included_max: usize,
+    /// [`FEW`], but for tests of plans.
+    pub few: i64,
 }
 
 impl Index {
@@ -157,7 +159,7 @@ impl Index {
     pub async fn search(&self, search: Search) -> Result<Answer, StoreError> {
         self.read(move |connection, patients, dict| {
             *patients.lock() = search.cover.patients().clone();
-            let context = Context { dict, cover: &search.cover };
+            let context = Context { dict, cover: &search.cover, few: search.few };
             let page = query::run(&context, connection, &search.query, search.after.as_deref(), search.count)?;
             let included = include::run(&context, connection, &search.query, &page.hits, search.included_max)?;
             Ok(Answer { hits: page.hits, included, total: page.total, more: page.more })
@@ -169,7 +171,7 @@ impl Index {
     pub async fn find(&self, query: Query, cover: Cover, max: usize) -> Result<Vec<(String, u32)>, StoreError> {
         self.read(move |connection, patients, dict| {
             *patients.lock() = cover.patients().clone();
-            query::find(&Context { dict, cover: &cover }, connection, &query, max)
+            query::find(&Context { dict, cover: &cover, few: FEW }, connection, &query, max)
         })
         .await
     }

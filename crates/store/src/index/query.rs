@@ -13,7 +13,7 @@ use super::sql::Sql;
 use crate::StoreError;
 
 /// A criterion that at most so many resources satisfy may drive.
-const FEW: i64 = 2_000;
+pub(crate) const FEW: i64 = 2_000;
 
 /// A resource of the answer, with the values it is sorted by.
 #[derive(Debug, Clone)]
@@ -37,7 +37,7 @@ struct Key {
 }
 
 /// All criteria of a query, in one list.
-fn criteria(query: &Query) -> Vec<Criterion> {
+pub(super) fn criteria(query: &Query) -> Vec<Criterion> {
     let clauses = query.clauses.iter().cloned().map(Criterion::Clause);
     let chains = query.chains.iter().cloned().map(Criterion::Chain);
     clauses.chain(chains).chain(query.has.iter().cloned().map(Criterion::Has)).collect()
@@ -79,6 +79,17 @@ pub(super) fn find(
     let mut statement = connection.prepare_cached(&sql.text)?;
     let rows = statement.query_map(params_from_iter(&sql.values), |row| Ok((row.get(0)?, row.get(1)?)))?;
     Ok(rows.collect::<Result<_, _>>()?)
+}
+
+/// The statement of a first page, for tests of what SQLite makes of it.
+#[cfg(test)]
+pub(super) fn page_statement(
+    context: &Context<'_>,
+    connection: &Connection,
+    query: &Query,
+    limit: usize,
+) -> Result<Sql, StoreError> {
+    Plan::new(context, connection, query)?.statement(None, limit)
 }
 
 struct Plan {
@@ -201,7 +212,7 @@ fn driver(
     let listed = criteria.iter().map(|criterion| context.source(&query.rtype, criterion, 0));
     for source in windows.into_iter().map(|window| Ok(Some(window))).chain(listed) {
         let Some(source) = source? else { continue };
-        let most = best.as_ref().map_or(FEW, |(count, _)| *count - 1);
+        let most = best.as_ref().map_or(context.few, |(count, _)| *count - 1);
         if most < 0 {
             break;
         }
@@ -268,7 +279,7 @@ fn sort_expression(context: &Context<'_>, rtype: &str, code: &str, desc: bool) -
         "_id" => return Ok(Sql::new("r0.id")),
         _ => {}
     }
-    let kind = fhir::search::params(rtype).iter().find(|param| param.code == code).map(|param| param.kind);
+    let kind = fhir::search::param(rtype, code).map(|param| param.kind);
     let (table, column) = match kind {
         Some(ParamKind::Token) => ("tok", "code"),
         Some(ParamKind::Reference) => ("ref", "tid"),

@@ -2,7 +2,8 @@
 //! another schema is thrown away and filled again from silver.
 //!
 //! One table per kind of value. Each has the resource's rows together (primary key: `rid` first, for tests on one
-//! resource, sort keys and removal) and an index by value that covers a search.
+//! resource, sort keys and removal) and an index by value that covers a search. A composite value is a row of `cmp`; its
+//! parts are rows of the same tables, their `rid` the negative of its `cid`.
 
 use std::path::{Path, PathBuf};
 use std::time::Duration;
@@ -46,6 +47,8 @@ CREATE TABLE qty (rid INTEGER, p INTEGER, code TEXT, lo REAL, hi REAL, sys INTEG
 CREATE INDEX qty_v ON qty (p, code, lo, hi, sys, rid);
 CREATE TABLE uri (rid INTEGER, p INTEGER, v TEXT, PRIMARY KEY (rid, p, v)) WITHOUT ROWID;
 CREATE INDEX uri_v ON uri (p, v, rid);
+CREATE TABLE cmp (cid INTEGER PRIMARY KEY, rid INTEGER NOT NULL, p INTEGER NOT NULL);
+CREATE INDEX cmp_rid ON cmp (rid, p);
 ";
 
 /// Opens the writer's connection, making the file anew where it cannot be used.

@@ -55,7 +55,7 @@ pub(super) fn position(connection: &Connection) -> rusqlite::Result<u64> {
 /// Empties the index and puts its position to 0.
 pub(super) fn clear(connection: &mut Connection) -> rusqlite::Result<()> {
     let tx = connection.transaction()?;
-    for table in VALUE_TABLES.into_iter().chain(["res", "param", "rtype"]) {
+    for table in VALUE_TABLES.into_iter().chain(["cmp", "res", "param", "rtype"]) {
         tx.execute(&format!("DELETE FROM {table}"), [])?;
     }
     tx.execute("UPDATE meta SET v = 0 WHERE k = 'position'", [])?;
@@ -110,6 +110,15 @@ fn put(tx: &Transaction<'_>, dict: &mut Dict, document: &Document) -> rusqlite::
 }
 
 fn remove_values(tx: &Transaction<'_>, rid: i64) -> rusqlite::Result<()> {
+    let mut composites = tx.prepare_cached("SELECT cid FROM cmp WHERE rid = ?")?;
+    for cid in composites.query_map([rid], |row| row.get::<_, i64>(0))?.collect::<Result<Vec<_>, _>>()? {
+        remove_rows(tx, -cid)?;
+    }
+    tx.prepare_cached("DELETE FROM cmp WHERE rid = ?")?.execute([rid])?;
+    remove_rows(tx, rid)
+}
+
+fn remove_rows(tx: &Transaction<'_>, rid: i64) -> rusqlite::Result<()> {
     for statement in [
         "DELETE FROM tok WHERE rid = ?",
         "DELETE FROM ref WHERE rid = ?",
@@ -184,8 +193,13 @@ fn insert(
             tx.prepare_cached("INSERT OR IGNORE INTO uri (rid, p, v) VALUES (?, ?, ?)")?
                 .execute(params![rid, p, uri])?;
         }
-        // Searches by a composite parameter are refused (see `query`).
-        IndexValue::Composite(_) => {}
+        IndexValue::Composite(parts) => {
+            tx.prepare_cached("INSERT INTO cmp (rid, p) VALUES (?, ?)")?.execute(params![rid, p])?;
+            let parts_rid = -tx.last_insert_rowid();
+            for (n, part) in parts.iter().enumerate() {
+                insert(tx, dict, rtype, parts_rid, &dict::part(code, n), part)?;
+            }
+        }
     }
     Ok(())
 }

@@ -5,13 +5,14 @@
 
 mod commit;
 mod follow;
+mod label;
 mod read;
 mod search;
 mod types;
 mod work;
 
 #[cfg(test)]
-mod tests;
+pub(crate) mod tests;
 
 use std::collections::HashMap;
 use std::path::PathBuf;

@@ -7,7 +7,7 @@ use rusqlite::types::Value;
 use super::Silver;
 use super::types::Resource;
 use crate::StoreError;
-use crate::index::{Cover, Search, fingerprint};
+use crate::index::{Cover, FEW, Search, fingerprint};
 
 /// A page of a search.
 #[derive(Debug)]
@@ -50,7 +50,7 @@ impl Silver {
         };
         let mut query = query.clone();
         let count = self.page_size(permit, &mut query);
-        let search = Search { query, cover, after, count, included_max: self.0.limits.search_count_max };
+        let search = Search { query, cover, after, count, included_max: self.0.limits.search_count_max, few: FEW };
         let answer = self.domain(domain)?.index.search(search).await?;
 
         let next = match answer.hits.last() {

@@ -159,8 +159,20 @@ fn two_patients() -> Vec<NewVersion> {
     vec![
         version("Patient", "a", 1, 1, &format!(r#""name":[{{"family":"{SENTINEL}"}}],"gender":"female""#)),
         version("Patient", "b", 1, 2, r#""name":[{"family":"Muster"}],"gender":"female""#),
-        version("Observation", "oa", 1, 1, r#""status":"final","subject":{"reference":"Patient/a"},"code":{"text":"x"}"#),
-        version("Observation", "ob", 1, 2, r#""status":"final","subject":{"reference":"Patient/b"},"code":{"text":"x"}"#),
+        version(
+            "Observation",
+            "oa",
+            1,
+            1,
+            r#""status":"final","subject":{"reference":"Patient/a"},"code":{"text":"x"}"#,
+        ),
+        version(
+            "Observation",
+            "ob",
+            1,
+            2,
+            r#""status":"final","subject":{"reference":"Patient/b"},"code":{"text":"x"}"#,
+        ),
         version("Organization", "org", 1, 0, r#""name":"Clinic""#),
     ]
 }
