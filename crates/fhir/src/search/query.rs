@@ -11,7 +11,9 @@ const PARAMETERS_MAX: usize = 100;
 /// Values in one parameter.
 const VALUES_MAX: usize = 1_000;
 /// Steps of chains and `_has` in one parameter.
-const CHAIN_MAX: usize = 4;
+const CHAIN_MAX: usize = 3;
+/// Criteria that one parameter may come to: a chain without a type stands for one per target, at each step.
+const CRITERIA_MAX: usize = 200;
 
 /// Parameters of the exchange, not of the search; the door reads them.
 const OF_THE_DOOR: &[&str] = &["_format", "_pretty"];
@@ -118,7 +120,12 @@ impl Builder<'_> {
             _ if NOT_SUPPORTED.contains(&name.split(':').next().unwrap_or(name)) => {
                 return Err(wrong("not-supported", name, "is not supported"));
             }
-            _ => match criterion(&self.query.rtype, name, text, CHAIN_MAX)? {
+            _ => match criterion(
+                &self.query.rtype,
+                name,
+                text,
+                &mut Budget { steps: CHAIN_MAX, criteria: CRITERIA_MAX },
+            )? {
                 Criterion::Clause(clause) => self.query.clauses.push(clause),
                 Criterion::Chain(chain) => self.query.chains.push(chain),
                 Criterion::Has(has) => self.query.has.push(has),
@@ -140,16 +147,32 @@ fn known(rtype: &str, code: &str, name: &str) -> Result<&'static Param, Issue> {
     param(rtype, code).ok_or_else(|| wrong(UNKNOWN, name, &format!("is not a search parameter of {rtype}")))
 }
 
+/// What one parameter may still cost.
+struct Budget {
+    steps: usize,
+    criteria: usize,
+}
+
+fn too_costly(name: &str) -> Issue {
+    wrong("too-costly", name, &format!("has more than {CHAIN_MAX} steps of chaining, or leads to too many types"))
+}
+
+/// The criterion one step of chaining further on.
+fn step(rtype: &str, name: &str, rest: &str, text: &str, budget: &mut Budget) -> Result<Criterion, Issue> {
+    budget.steps = budget.steps.checked_sub(1).ok_or_else(|| too_costly(name))?;
+    let inner = criterion(rtype, rest, text, budget);
+    budget.steps += 1;
+    inner
+}
+
 /// A parameter that selects: `name:exact`, `subject:Patient.name`, `_has:Observation:patient:code`.
-fn criterion(rtype: &str, name: &str, text: &str, steps_left: usize) -> Result<Criterion, Issue> {
-    let steps_left = steps_left
-        .checked_sub(1)
-        .ok_or_else(|| wrong("too-costly", name, &format!("has more than {CHAIN_MAX} steps of chaining")))?;
+fn criterion(rtype: &str, name: &str, text: &str, budget: &mut Budget) -> Result<Criterion, Issue> {
+    budget.criteria = budget.criteria.checked_sub(1).ok_or_else(|| too_costly(name))?;
     if let Some(rest) = name.strip_prefix("_has:") {
-        return has(rtype, name, rest, text, steps_left);
+        return has(rtype, name, rest, text, budget);
     }
     if let Some((head, rest)) = name.split_once('.') {
-        return chain(rtype, name, (head, rest), text, steps_left);
+        return chain(rtype, name, (head, rest), text, budget);
     }
     let (code, modifier) = match name.split_once(':') {
         Some((code, modifier)) => (code, Some(modifier)),
@@ -203,7 +226,13 @@ fn may_lead_to(param: &Param, rtype: &str) -> bool {
 }
 
 /// `head` is a reference parameter, with or without `:Type`; `rest` is a criterion of what it leads to.
-fn chain(rtype: &str, name: &str, (head, rest): (&str, &str), text: &str, steps: usize) -> Result<Criterion, Issue> {
+fn chain(
+    rtype: &str,
+    name: &str,
+    (head, rest): (&str, &str),
+    text: &str,
+    budget: &mut Budget,
+) -> Result<Criterion, Issue> {
     let (code, target) = match head.split_once(':') {
         Some((code, target)) => (code, Some(target)),
         None => (head, None),
@@ -216,7 +245,7 @@ fn chain(rtype: &str, name: &str, (head, rest): (&str, &str), text: &str, steps:
         if !may_lead_to(param, target) {
             return Err(wrong("invalid", name, "chains to a type that the reference cannot lead to"));
         }
-        let branch = (target.to_owned(), criterion(target, rest, text, steps)?);
+        let branch = (target.to_owned(), step(target, name, rest, text, budget)?);
         return Ok(Criterion::Chain(Chain { param: param.code, branches: vec![branch] }));
     }
     if param.targets.is_empty() {
@@ -226,7 +255,7 @@ fn chain(rtype: &str, name: &str, (head, rest): (&str, &str), text: &str, steps:
     let mut branches = Vec::new();
     let mut first_issue = None;
     for target in param.targets {
-        match criterion(target, rest, text, steps) {
+        match step(target, name, rest, text, budget) {
             Ok(criterion) => branches.push(((*target).to_owned(), criterion)),
             Err(issue) if issue.code == UNKNOWN => first_issue = first_issue.or(Some(issue)),
             Err(issue) => return Err(issue),
@@ -239,7 +268,7 @@ fn chain(rtype: &str, name: &str, (head, rest): (&str, &str), text: &str, steps:
 }
 
 /// R4 §3.1.1.4.14: `Type:reference:criterion`.
-fn has(rtype: &str, name: &str, rest: &str, text: &str, steps: usize) -> Result<Criterion, Issue> {
+fn has(rtype: &str, name: &str, rest: &str, text: &str, budget: &mut Budget) -> Result<Criterion, Issue> {
     const FORM: &str = "needs the form _has:Type:reference:parameter";
     let mut parts = rest.splitn(3, ':');
     let (Some(of), Some(code), Some(inner)) = (parts.next(), parts.next(), parts.next()) else {
@@ -252,7 +281,7 @@ fn has(rtype: &str, name: &str, rest: &str, text: &str, steps: usize) -> Result<
     if param.kind != ParamKind::Reference || !may_lead_to(param, rtype) {
         return Err(wrong("invalid", name, "names a parameter that does not lead here"));
     }
-    let criterion = Box::new(criterion(of, inner, text, steps)?);
+    let criterion = Box::new(step(of, name, inner, text, budget)?);
     Ok(Criterion::Has(Has { rtype: of.to_owned(), param: param.code, criterion }))
 }
 

@@ -361,7 +361,13 @@ fn what_is_wrong_is_named_without_its_value() {
         ("Patient", "name.family", SECRET, "invalid name.family chains from what is not a reference"),
         ("Patient", "organization.nope", SECRET, "not-found nope is not a search parameter of Organization"),
         ("Observation", "subject:Organization.name", SECRET, "invalid subject:Organization.name chains to a type"),
-        ("Observation", "encounter.part-of.part-of.part-of.part-of", "x", "too-costly part-of has more than 4 steps"),
+        (
+            "Observation",
+            "encounter.part-of.part-of.part-of.part-of",
+            "x",
+            "too-costly part-of.part-of has more than 3 steps",
+        ),
+        ("Task", "focus:Task.owner.organization.partof.name", SECRET, "too-costly"),
         ("Patient", "_has:Observation:patient", SECRET, "invalid _has:Observation:patient needs the form"),
         ("Patient", "_has:Nope:patient:code", SECRET, "invalid _has:Nope:patient:code names an unknown"),
         (
