@@ -243,6 +243,12 @@ impl Gate {
         }
     }
 
+    /// Whether [`Gate::permit`] would give a permit now. For lists that show a caller what they may use; gives no data
+    /// and is no access, so it is not recorded. An outage counts as no.
+    pub fn would_permit<R: Right>(&self, caller: &Caller, ask: &Ask) -> bool {
+        self.decide::<R>(caller, ask, 0).is_ok()
+    }
+
     fn decide<R: Right>(&self, caller: &Caller, ask: &Ask, decision: u64) -> Result<Grant, Refusal> {
         let now = self.now();
         if now >= caller.expires {

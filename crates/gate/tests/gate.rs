@@ -170,6 +170,10 @@ async fn no_policy_no_permit_and_the_refusal_is_on_record() {
         world.gate.permit::<Read>(&caller, ask).await.unwrap_err();
     }
     let lee = world.lee().await;
+    // Asking whether one might is no access and leaves no record.
+    assert!(world.gate.would_permit::<Read>(&lee, &read("Patient")));
+    assert!(!world.gate.would_permit::<Write>(&lee, &read("Patient")));
+    assert!(!world.gate.would_permit::<Read>(&lee, &read("Patient").stating(Some(Purpose::Research))));
     assert_eq!(world.gate.permit::<Write>(&lee, read("Patient")).await.unwrap_err().kind, RefusalKind::Invalid);
     assert_eq!(world.gate.permit::<Manage>(&lee, read("Patient")).await.unwrap_err().kind, RefusalKind::Invalid);
     let log = text(&world.audit(0, &AuditFilter::default()).await);
@@ -577,5 +581,26 @@ async fn pages_go_on_where_they_ended() {
         at = page.next;
     }
     assert_eq!(found.len(), 500);
+    for (max, expected) in [(0, &[][..]), (3, &found[497..]), (300, &found[200..]), (9_999, &found[..])] {
+        let held = world.reader(0).newest(&permit, &filter, max).await.unwrap();
+        let release = world.gate.release(&officer, Access::of(&permit, Action::AuditRead, &origin())).await.unwrap();
+        let lines: Vec<u64> = held.release(release).unwrap().lines.into_iter().map(|line| line.index).collect();
+        assert_eq!(lines, expected, "{max}");
+    }
     assert!(found.windows(2).all(|pair| pair[0] < pair[1]));
+}
+
+/// Doors spawn these on any thread.
+#[test]
+fn futures_can_be_sent() {
+    fn sent<T: Send>(_: impl FnOnce() -> T) {}
+    #[allow(dead_code)]
+    fn all(gate: &Gate, caller: &gate::Caller, ask: Ask, access: Access, reader: &AuditReader, permit: &Permit<Read>) {
+        let other = ask.clone();
+        sent(|| gate.authenticate(None));
+        sent(move || gate.permit::<Write>(caller, ask));
+        sent(move || gate.permit::<Manage>(caller, other));
+        sent(move || gate.release(caller, access));
+        sent(|| reader.who_saw(permit, &caller.domain().unwrap(), Ordinal(1)));
+    }
 }

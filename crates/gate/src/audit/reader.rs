@@ -263,6 +263,31 @@ impl AuditReader {
         Ok(Held::under(permit, page))
     }
 
+    /// The newest matching records, at most `max`, oldest of them first; looks back over at most a quarter of a million
+    /// records. The page's `next` is the end of the log as it was, for following it with [`AuditReader::page`].
+    pub async fn newest(
+        &self,
+        permit: &Permit<Read>,
+        filter: &AuditFilter,
+        max: usize,
+    ) -> Result<Held<AuditPage>, AuditReadError> {
+        self.check(permit)?;
+        let max = max.min(LINES_MAX);
+        let size = self.source.size();
+        let mut page = AuditPage { lines: Vec::new(), next: Some(size), size, unreadable: 0 };
+        let mut end = size;
+        while end > 0 && page.lines.len() < max && size - end < SCAN_MAX {
+            let start = (end - 1) / CHUNK * CHUNK;
+            let chunk = self.scan(filter, start, LINES_MAX, end - start).await?;
+            page.unreadable += chunk.unreadable;
+            let older = chunk.lines.into_iter().filter(|line| line.index < end);
+            page.lines.splice(0..0, older);
+            end = start;
+        }
+        page.lines.drain(..page.lines.len().saturating_sub(max));
+        Ok(Held::under(permit, page))
+    }
+
     /// Everything that the log knows of one patient, oldest first: what went out, and what was tried. The page's `next`
     /// is set only when there are more than ten thousand lines.
     pub async fn who_saw(
