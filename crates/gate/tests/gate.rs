@@ -601,6 +601,6 @@ fn futures_can_be_sent() {
         sent(move || gate.permit::<Write>(caller, ask));
         sent(move || gate.permit::<Manage>(caller, other));
         sent(move || gate.release(caller, access));
-        sent(|| reader.who_saw(permit, &caller.domain().unwrap(), Ordinal(1)));
+        sent(|| reader.who_saw(permit, caller.domain().unwrap(), Ordinal(1)));
     }
 }
