@@ -131,14 +131,22 @@ impl Index {
         .await
     }
 
+    /// Empties the index by making its file anew, which also mends one that is damaged. Waits for searches to end: a
+    /// file must not go from under a connection.
     pub async fn clear(&self) -> Result<(), StoreError> {
+        let turns = self.0.turns.clone().acquire_many_owned(READERS_MAX as u32).await;
+        let turns = turns.map_err(|_| StoreError::Stopping)?;
         let inner = self.0.clone();
         blocking(move || {
+            let _turns = turns;
             let writer = &mut *inner.writer.lock();
-            write::clear(&mut writer.connection)?;
+            inner.readers.lock().clear();
+            // Closes the old connection before its file is removed.
+            writer.connection = Connection::open_in_memory()?;
+            inner.position.store(0, Ordering::Release);
+            writer.connection = schema::make_anew(&inner.path, &inner.key)?;
             writer.dict = Dict::load(&writer.connection)?;
             *inner.dict.write() = Arc::new(writer.dict.clone());
-            inner.position.store(0, Ordering::Release);
             Ok(())
         })
         .await

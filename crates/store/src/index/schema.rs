@@ -18,9 +18,6 @@ const SCHEMA: i64 = 1;
 
 pub(super) type Key = Zeroizing<[u8; 32]>;
 
-/// The tables that hold values, each with `rid` first.
-pub(super) const VALUE_TABLES: [&str; 7] = ["tok", "ref", "dat", "str", "num", "qty", "uri"];
-
 const TABLES: &str = "
 CREATE TABLE meta (k TEXT PRIMARY KEY, v INTEGER NOT NULL) WITHOUT ROWID;
 CREATE TABLE rtype (n INTEGER PRIMARY KEY, name TEXT NOT NULL UNIQUE);
@@ -57,11 +54,16 @@ pub(super) fn open_writer(path: &Path, key: &Key) -> Result<Connection, StoreErr
         Ok(connection) => Ok(connection),
         Err(StoreError::Index(error)) => {
             tracing::warn!(%error, "a search index cannot be used as it is and is rebuilt from silver");
-            remove(path)?;
-            open_checked(path, key)
+            make_anew(path, key)
         }
         Err(error) => Err(error),
     }
+}
+
+/// An empty index in place of what is there. No connection to the old file may be open.
+pub(super) fn make_anew(path: &Path, key: &Key) -> Result<Connection, StoreError> {
+    remove(path)?;
+    open_checked(path, key)
 }
 
 fn open_checked(path: &Path, key: &Key) -> Result<Connection, StoreError> {

@@ -7,7 +7,6 @@ use fhir::search::IndexValue;
 use rusqlite::{Connection, OptionalExtension as _, Transaction, params};
 
 use super::dict::{self, Dict, IDENTIFIER, TEXT, UNIT};
-use super::schema::VALUE_TABLES;
 
 /// A resource as the index sees it.
 pub(crate) struct Document {
@@ -50,16 +49,6 @@ pub(super) fn position(connection: &Connection) -> rusqlite::Result<u64> {
     let position: i64 =
         connection.prepare_cached("SELECT v FROM meta WHERE k = 'position'")?.query_row([], |row| row.get(0))?;
     Ok(position.max(0) as u64)
-}
-
-/// Empties the index and puts its position to 0.
-pub(super) fn clear(connection: &mut Connection) -> rusqlite::Result<()> {
-    let tx = connection.transaction()?;
-    for table in VALUE_TABLES.into_iter().chain(["cmp", "res", "param", "rtype"]) {
-        tx.execute(&format!("DELETE FROM {table}"), [])?;
-    }
-    tx.execute("UPDATE meta SET v = 0 WHERE k = 'position'", [])?;
-    tx.commit()
 }
 
 fn put(tx: &Transaction<'_>, dict: &mut Dict, document: &Document) -> rusqlite::Result<()> {

@@ -10,7 +10,8 @@ use base::{DomainName, Ordinal, Permit, Write};
 use sqlx::{AnyConnection, AssertSqlSafe, Row as _};
 use vault::{Kind, ObjectName, Slot};
 
-use super::read::{encode_positions, pack};
+use super::pack::pack;
+use super::read::encode_positions;
 use super::types::{Batch, NewVersion, Outcome};
 use super::{REFINE, Silver, target};
 use crate::StoreError;
@@ -75,11 +76,7 @@ impl Silver {
         #[cfg(test)]
         self.fault(Step::AfterIndex)?;
         if batch.consumer == REFINE {
-            domain.applied.send_if_modified(|at| {
-                let grown = batch.upto > *at;
-                *at = batch.upto.max(*at);
-                grown
-            });
+            domain.advance(batch.upto);
         }
         Ok(())
     }
@@ -103,7 +100,7 @@ impl Silver {
         for version in &batch.versions {
             let token = self.0.secrets.token(&batch.domain, &version.rtype, version.id.as_str());
             let body = if version.deleted { Vec::new() } else { fhir::json::to_vec(&version.body) };
-            let plain = zeroize::Zeroizing::new(pack(&version.id, &body));
+            let plain = pack(&version.id, &zeroize::Zeroizing::new(body));
             let scope = self.record_scope(&batch.domain, version.patient, version.last_updated);
             let name = ObjectName {
                 domain: &batch.domain,

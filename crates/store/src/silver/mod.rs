@@ -6,6 +6,7 @@
 mod commit;
 mod follow;
 mod label;
+mod pack;
 mod read;
 mod search;
 mod types;
@@ -69,6 +70,17 @@ struct Domain {
     applied: watch::Sender<u64>,
     /// Held from the first to the last step of a commit, so that the index sees changes in their order.
     commit: tokio::sync::Mutex<()>,
+}
+
+impl Domain {
+    /// Tells those who wait that entries below `upto` are in silver and in the index.
+    fn advance(&self, upto: u64) {
+        self.applied.send_if_modified(|at| {
+            let grown = upto > *at;
+            *at = upto.max(*at);
+            grown
+        });
+    }
 }
 
 impl Silver {
@@ -156,7 +168,8 @@ async fn applied(catalog: &Catalog, domain: &DomainName) -> Result<u64, StoreErr
 }
 
 impl Silver {
-    /// How much of a log a consumer has applied.
+    /// How much of a log a consumer has applied. Where refine stored a batch whose last steps failed, they are done now:
+    /// the index follows, and those who wait for the applied position are told.
     pub async fn position(&self, domain: &DomainName, consumer: &str, log: &LogName) -> Result<u64, StoreError> {
         let row =
             sqlx::query_as::<_, (i64,)>("SELECT position FROM consumer WHERE domain = $1 AND name = $2 AND log = $3")
@@ -165,7 +178,15 @@ impl Silver {
                 .bind(log.as_str())
                 .fetch_optional(self.0.catalog.db.readers())
                 .await?;
-        Ok(row.map_or(0, |row| crate::sql::unbig(row.0)))
+        let position = row.map_or(0, |row| crate::sql::unbig(row.0));
+        if consumer == REFINE
+            && let Ok(served) = self.domain(domain)
+            && position > *served.applied.borrow()
+        {
+            self.follow(domain, &mut |_| {}).await?;
+            served.advance(position);
+        }
+        Ok(position)
     }
 
     /// The ordinal that the next new source record of the domain gets.

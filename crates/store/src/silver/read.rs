@@ -69,10 +69,10 @@ impl Sealed {
     }
 
     fn opened(self, plain: &[u8]) -> Result<Resource, StoreError> {
-        let (id, body) = unpack(plain)?;
+        let (id, body) = super::pack::unpack(plain)?;
         Ok(Resource {
             id,
-            body: Phi::new(body.to_vec()),
+            body: Phi::new(body),
             rtype: self.rtype,
             version: self.version,
             change: self.change,
@@ -92,27 +92,6 @@ pub(super) fn encode_positions(positions: &[u64]) -> Vec<u8> {
 fn decode_positions(bytes: &[u8]) -> Vec<u64> {
     let (chunks, _) = bytes.as_chunks::<8>();
     chunks.iter().map(|chunk| u64::from_le_bytes(*chunk)).collect()
-}
-
-/// What is sealed: the layout's number, the id's length, the id, the JSON.
-pub(super) fn pack(id: &LogicalId, body: &[u8]) -> Vec<u8> {
-    let id = id.as_str().as_bytes();
-    let mut plain = Vec::with_capacity(2 + id.len() + body.len());
-    // An id has at most 64 characters.
-    plain.extend_from_slice(&[LAYOUT, id.len() as u8]);
-    plain.extend_from_slice(id);
-    plain.extend_from_slice(body);
-    plain
-}
-
-const LAYOUT: u8 = 1;
-
-fn unpack(plain: &[u8]) -> Result<(LogicalId, &[u8]), StoreError> {
-    const BAD: StoreError = StoreError::Corrupt("a stored resource has an unknown layout");
-    let [LAYOUT, length, rest @ ..] = plain else { return Err(BAD) };
-    let (id, body) = rest.split_at_checked(usize::from(*length)).ok_or(BAD)?;
-    let id = std::str::from_utf8(id).ok().and_then(|id| LogicalId::parse(id).ok()).ok_or(BAD)?;
-    Ok((id, body))
 }
 
 /// The key is gone: the content was erased.
@@ -397,13 +376,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn what_is_packed_unpacks_and_other_layouts_are_refused() {
-        let id = LogicalId::parse("a-1").unwrap();
-        let plain = pack(&id, b"{}");
-        assert_eq!(unpack(&plain).unwrap(), (id, &b"{}"[..]));
-        for bad in [&b""[..], b"\x01", b"\x01\x09abc", b"\x02\x01a"] {
-            assert!(unpack(bad).is_err());
-        }
+    fn positions_round_trip() {
         assert_eq!(decode_positions(&encode_positions(&[7, u64::MAX])), [7, u64::MAX]);
     }
 }

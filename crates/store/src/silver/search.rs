@@ -70,9 +70,9 @@ impl Silver {
             return 0;
         }
         let limits = &self.0.limits;
-        let asked = query.count.unwrap_or(limits.search_count_default).min(limits.search_count_max);
+        let asked = query.count.unwrap_or(limits.search_count_default).clamp(1, limits.search_count_max.max(1));
         let rows_max = permit.grant().rows_max.and_then(|max| usize::try_from(max).ok()).unwrap_or(usize::MAX);
-        asked.min(rows_max).max(1)
+        asked.min(rows_max)
     }
 
     /// Living resources of a type that carry an identifier, in the order of ids. An empty `system` is no system.

@@ -272,12 +272,25 @@ async fn a_crash_between_any_two_steps_leaves_the_same_content_after_a_replay() 
 }
 
 #[tokio::test]
+async fn a_batch_whose_last_steps_failed_is_finished_when_its_position_is_read() {
+    let folder = Folder::new();
+    let silver = folder.open().await;
+    *silver.0.fault.lock() = Some(Step::AfterSqlCommit);
+    assert!(silver.commit(&writes(), batch(0, 1, two_patients())).await.is_err());
+    assert_eq!(*silver.applied(&ehr()).borrow(), 0);
+    assert_eq!(position(&silver).await, 1);
+    assert_eq!(*silver.applied(&ehr()).borrow(), 1);
+    assert_eq!(ids(&silver, &reads(PatientSet::All), "Patient", "_sort=_id").await, ["a", "b"]);
+}
+
+#[tokio::test]
 async fn an_index_that_failed_once_is_followed_up_by_the_next_commit() {
     let folder = Folder::new();
     let (silver, all) = (folder.open().await, reads(PatientSet::All));
     *silver.0.fault.lock() = Some(Step::AfterSqlCommit);
     assert!(silver.commit(&writes(), batch(0, 1, two_patients())).await.is_err());
-    assert_eq!(position(&silver).await, 1);
+    assert_eq!(*silver.applied(&ehr()).borrow(), 0);
+    *silver.0.fault.lock() = None;
     silver.commit(&writes(), batch(1, 2, vec![version("Patient", "c", 1, 3, "")])).await.unwrap();
     assert_eq!(ids(&silver, &all, "Patient", "_sort=_id").await, ["a", "b", "c"]);
 }
