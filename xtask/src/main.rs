@@ -2,17 +2,26 @@
 
 #![allow(clippy::print_stderr)]
 
+mod chores;
 mod gen_fhir;
+mod tidy;
 
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
-const USAGE: &str = "usage: cargo xtask gen fhir";
+const USAGE: &str = "usage: cargo xtask COMMAND
+  tidy       floors, walls, licences, files: the house as a test
+  check      the quick inner loop: everything below DataFusion
+  ci         everything that must hold before a change lands
+  gen fhir   tables of the FHIR R4 definitions";
 
 fn main() -> ExitCode {
     let arguments: Vec<String> = std::env::args().skip(1).collect();
     let words: Vec<&str> = arguments.iter().map(String::as_str).collect();
     let result = match words.as_slice() {
+        ["tidy"] => chores::tidy(&root()),
+        ["check"] => chores::check(&root()),
+        ["ci"] => chores::ci(&root()),
         ["gen", "fhir"] => gen_fhir::run(&root()),
         _ => Err(USAGE.to_owned()),
     };

@@ -120,6 +120,13 @@ impl Position {
     }
 }
 
+impl std::str::FromStr for Position {
+    type Err = InvalidId;
+    fn from_str(text: &str) -> Result<Self, InvalidId> {
+        Position::parse(text)
+    }
+}
+
 impl fmt::Display for Position {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "{}/{}", self.log, self.index)

@@ -64,8 +64,9 @@ impl FhirWrites {
         let accepted = self.intake.accept(permit, Input { source, door, content, control_key, trace, body }).await?;
         let domain = self.intake.journal().domain().clone();
         let mut applied = self.silver.applied(&domain);
-        let reached = tokio::time::timeout(self.timeout, applied.wait_for(|upto| *upto > accepted.index)).await;
-        if !matches!(reached, Ok(Ok(_))) {
+        // The guard that `wait_for` gives must not live across an await: only whether it came matters.
+        let reached = async { applied.wait_for(|upto| *upto > accepted.index).await.is_ok() };
+        if !tokio::time::timeout(self.timeout, reached).await.unwrap_or(false) {
             return Err(WriteError::NotYetApplied { index: accepted.index });
         }
         match self.silver.outcome(&domain, accepted.index).await? {

@@ -77,6 +77,13 @@ impl From<gate::NotReleased> for AdminError {
     }
 }
 
+impl From<crate::sql::SqlFailure> for AdminError {
+    fn from(failure: crate::sql::SqlFailure) -> Self {
+        let (status, text) = failure.into_parts();
+        AdminError(status, text)
+    }
+}
+
 impl From<store::StoreError> for AdminError {
     fn from(error: store::StoreError) -> Self {
         AdminError::broken("the store cannot answer now", error)
@@ -97,7 +104,14 @@ fn json_draft(value: &impl Serialize) -> Draft {
 }
 
 /// What the mesh's own metadata needs: a permit, a record, a release, like any other answer.
-async fn released(doors: &Doors, call: &Call, permit: &Permit<Read>, action: Action, what: &str, value: &impl Serialize) -> Answer {
+async fn released(
+    doors: &Doors,
+    call: &Call,
+    permit: &Permit<Read>,
+    action: Action,
+    what: &str,
+    value: &impl Serialize,
+) -> Answer {
     let held = Held::under(permit, json_draft(value));
     let access = Access::of(permit, action, &call.origin).what(what).rows(1);
     let release = doors.gate.release(&call.caller, access).await?;
@@ -246,7 +260,7 @@ async fn lineage(
         .gate
         .node_permit::<Read>("refine", name, Layer::Silver)
         .map_err(|error| AdminError::broken("silver cannot be read now", error))?;
-    let versions = doors.silver.history(&read, name, &rtype, &id, doors.limits.search_count_max).await?;
+    let versions = doors.silver.history(&read, name, &rtype, &id, None, doors.limits.search_count_max).await?;
     if versions.is_empty() {
         return Err(AdminError::not_found("resource"));
     }
@@ -332,7 +346,7 @@ async fn replay(
         .await
         .map_err(|error| AdminError::broken("the replay could not be stored", error))?;
     let mut applied = doors.silver.applied(name);
-    let _ = applied.wait_for(|upto| *upto > accepted.index).await;
+    let _ = applied.wait_for(|upto| *upto > accepted.index).await.is_ok();
     let after = doors.silver.open_set_aside(name, index).await?.len();
     let value = json!({ "replayed": format!("{}/{index}", intake.journal().log().name()), "resolved": before - after, "left": after });
     let held = Held::under(&permit, json_draft(&value));
@@ -398,7 +412,7 @@ async fn who_saw(
     let patient = LogicalId::parse(&patient).map_err(|_| AdminError::not_found("patient"))?;
     let permit = audit_permit(&doors, &call).await?;
     let ordinal =
-        doors.silver.patient_ordinal(name, &patient).await?.ok_or_else(|| AdminError::not_found("patient"))?;
+        doors.silver.patient_of(name, "Patient", &patient).await?.ok_or_else(|| AdminError::not_found("patient"))?;
     let page = doors
         .audit
         .who_saw(&permit, name, ordinal)
@@ -537,9 +551,47 @@ async fn build(
 ) -> Answer {
     let call = doors.call("admin", &peer, trace, &headers).await?;
     let name = domain(&doors, &name)?;
-    crate::sql::build_product(&doors, &call, name, &product).await
+    Ok(crate::sql::build_product(&doors, &call, name, &product).await?)
 }
 
 async fn openapi() -> Outgoing {
     Outgoing::no_data(Draft::new(StatusCode::OK, "application/json", include_bytes!("openapi.json").to_vec()))
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeSet;
+
+    use serde_json::Value;
+
+    /// `METHOD path` of every route that a door's router has, read from its source.
+    fn routes(source: &str) -> BTreeSet<String> {
+        let code = source.split("#[cfg(test)]").next().unwrap_or_default();
+        let mut found = BTreeSet::new();
+        for route in code.split(".route(").skip(1) {
+            let route = route.split(".with_state(").next().unwrap_or_default();
+            let path = route.split('"').nth(1).unwrap_or_default();
+            for method in ["get", "post", "put", "delete"] {
+                if route.contains(&format!("{method}(")) {
+                    found.insert(format!("{method} {path}"));
+                }
+            }
+        }
+        found
+    }
+
+    #[test]
+    fn openapi_names_every_route_and_no_other() {
+        let sources =
+            [include_str!("admin.rs"), include_str!("sql.rs"), include_str!("health.rs"), include_str!("fhir/mod.rs")];
+        let spoken: BTreeSet<String> = sources.into_iter().flat_map(routes).collect();
+        let document: Value = serde_json::from_str(include_str!("openapi.json")).unwrap();
+        let mut described = BTreeSet::new();
+        for (path, item) in document["paths"].as_object().unwrap() {
+            let methods = item.as_object().unwrap().keys().filter(|key| *key != "parameters");
+            described.extend(methods.map(|method| format!("{method} {path}")));
+        }
+        assert_eq!(document["openapi"], "3.1.0");
+        assert_eq!(described, spoken);
+    }
 }

@@ -9,7 +9,7 @@ use base::{Clock, DomainName, Entropy, Limits, Purpose, SourceName, TraceContext
 use clinical::{FhirWrites, Hl7Receiver, Intake};
 use gate::{Ask, Caller, Gate, Origin, Unauthenticated};
 use policy::Action;
-use products::{Builder, Registry, SqlEngine};
+use products::{Builder, Registry, SnapshotBook, SqlEngine};
 use store::Silver;
 
 use crate::fhir::ShowMasked;
@@ -22,6 +22,7 @@ pub struct Doors {
     pub silver: Silver,
     pub domains: BTreeMap<DomainName, DomainDoors>,
     pub registry: Arc<Registry>,
+    pub snapshots: SnapshotBook,
     pub builder: Arc<Builder>,
     pub engine: Arc<dyn SqlEngine>,
     pub shower: Arc<dyn ShowMasked + Send + Sync>,
@@ -123,8 +124,7 @@ impl Doors {
             _ => None,
         };
         let caller = self.gate.authenticate_from(bearer.or(operator.as_deref()), &origin).await?;
-        let purpose =
-            headers.get("x-purpose-of-use").and_then(|value| value.to_str().ok()).and_then(Purpose::parse);
+        let purpose = headers.get("x-purpose-of-use").and_then(|value| value.to_str().ok()).and_then(Purpose::parse);
         Ok(Call { caller, origin, trace, purpose })
     }
 

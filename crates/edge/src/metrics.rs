@@ -70,14 +70,27 @@ impl Metrics {
     pub fn render(&self, gauges: &[(&str, String, u64)]) -> String {
         let mut out = String::new();
         self.http_latency.write(&mut out, "ward_http_request_seconds", "Time to answer an HTTP request.");
-        self.ack_latency.write(&mut out, "ward_hl7_ack_seconds", "Time from a whole HL7 v2 message to its acknowledgement.");
-        let _ = writeln!(out, "# HELP ward_http_responses_total HTTP answers by class.\n# TYPE ward_http_responses_total counter");
+        self.ack_latency.write(
+            &mut out,
+            "ward_hl7_ack_seconds",
+            "Time from a whole HL7 v2 message to its acknowledgement.",
+        );
+        let _ = writeln!(
+            out,
+            "# HELP ward_http_responses_total HTTP answers by class.\n# TYPE ward_http_responses_total counter"
+        );
         for (class, count) in self.http_status.iter().enumerate().skip(1) {
             let _ = writeln!(out, "ward_http_responses_total{{class=\"{class}xx\"}} {}", count.load(Ordering::Relaxed));
         }
-        let _ = writeln!(out, "# HELP ward_hl7_messages_total HL7 v2 messages by acknowledgement.\n# TYPE ward_hl7_messages_total counter");
+        let _ = writeln!(
+            out,
+            "# HELP ward_hl7_messages_total HL7 v2 messages by acknowledgement.\n# TYPE ward_hl7_messages_total counter"
+        );
         for ((domain, source, code), count) in self.hl7.lock().iter() {
-            let _ = writeln!(out, "ward_hl7_messages_total{{domain=\"{domain}\",source=\"{source}\",ack=\"{code}\"}} {count}");
+            let _ = writeln!(
+                out,
+                "ward_hl7_messages_total{{domain=\"{domain}\",source=\"{source}\",ack=\"{code}\"}} {count}"
+            );
         }
         for (name, value) in [
             ("ward_mllp_connections", &self.mllp_connections),

@@ -3,14 +3,15 @@
 //! Frames come from `hl7v2::mllp`, meaning from `clinical::Hl7Receiver`. A framing error closes its own connection and
 //! no other. The sender is bound to the listener, and to its client certificate where the source asks for one.
 
+use std::net::IpAddr;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
-use base::{Clock, Entropy, Limits, Permit, TraceContext, Write};
+use base::{Clock, Entropy, Layer, Limits, Permit, TraceContext, Write};
 use bytes::Bytes;
 use clinical::{Door, Hl7Receiver};
-use gate::{Ask, Caller, Gate};
+use gate::{Ask, Caller, Gate, Origin};
 use hl7v2::mllp::{Decoder, frame};
 use net::{Connection, Drain, Listener};
 use policy::Action;
@@ -45,8 +46,10 @@ impl MllpDoor {
             .await;
     }
 
-    async fn permit(&self) -> Option<Permit<Write>> {
-        let ask = Ask::ingest(self.receiver.domain().clone(), self.receiver.source().name.as_str());
+    async fn permit(&self, peer: IpAddr) -> Option<Permit<Write>> {
+        let origin = Origin::new("mllp", Some(peer), None);
+        let ask = Ask::new(Action::Ingest, self.receiver.domain(), Layer::Bronze, &origin)
+            .kind(self.receiver.source().name.as_str());
         match self.gate.permit::<Write>(&self.caller, ask).await {
             Ok(permit) => Some(permit),
             Err(refusal) => {
@@ -59,7 +62,7 @@ impl MllpDoor {
     async fn converse(&self, connection: Connection, drain: &Drain) {
         let peer = connection.peer;
         let (mut stream, _slot) = connection.into_parts();
-        let Some(mut permit) = self.permit().await else { return };
+        let Some(mut permit) = self.permit(peer.ip()).await else { return };
         let mut decoder = Decoder::new(self.limits.hl7_message_bytes_max);
         let mut buffer = vec![0; 64 << 10];
         let mut began: Option<Instant> = None;
@@ -69,7 +72,7 @@ impl MllpDoor {
                     Ok(None) => break,
                     Ok(Some(message)) => {
                         if !permit.is_live(self.clock.now()) {
-                            let Some(fresh) = self.permit().await else { return };
+                            let Some(fresh) = self.permit(peer.ip()).await else { return };
                             permit = fresh;
                         }
                         if !self.answer(&permit, &mut stream, message).await {

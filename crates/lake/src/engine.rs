@@ -117,6 +117,11 @@ impl Inner {
         Ok(())
     }
 
+    fn may_write(&self, permit: &Permit<Write>, table: &TableName) -> Result<(), SqlError> {
+        permit.covers_kind(&table.domain, Layer::Gold, &table.product).map_err(|e| SqlError::NotCovered(e.0))?;
+        if permit.is_live(self.clock.now()) { Ok(()) } else { Err(SqlError::NotCovered("time")) }
+    }
+
     async fn open(&self, source: SourceTable) -> Result<Opened, SqlError> {
         self.check(&source)?;
         let SourceTable { name, columns, manifest, permit } = source;
@@ -225,14 +230,13 @@ impl SqlEngine for Lake {
         target: &BuildTarget,
         rows: &mut dyn RowSource,
     ) -> Result<Built, SqlError> {
-        let name = &target.table;
-        permit.covers_kind(&name.domain, Layer::Gold, &name.product).map_err(|e| SqlError::NotCovered(e.0))?;
+        self.0.may_write(permit, &target.table)?;
         let inner = &*self.0;
         build::build(&inner.objects, inner.keys.as_ref(), target, rows, inner.limits.sql_memory_bytes_max / 8).await
     }
 
     async fn remove(&self, permit: &Permit<Write>, table: &TableName, files: &[SnapshotFile]) -> Result<(), SqlError> {
-        permit.covers_kind(&table.domain, Layer::Gold, &table.product).map_err(|e| SqlError::NotCovered(e.0))?;
+        self.0.may_write(permit, table)?;
         let folder = format!("gold/{}/{}/", table.domain, table.product);
         if files.iter().any(|file| !file.path.starts_with(&folder)) {
             return Err(SqlError::NotCovered("file"));

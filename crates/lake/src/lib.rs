@@ -29,6 +29,8 @@ pub mod zip;
 
 #[cfg(test)]
 mod tests;
+#[cfg(test)]
+mod whole_tests;
 
 pub use engine::{Lake, LakeParts};
 pub use vaulted::VaultFileKeys;

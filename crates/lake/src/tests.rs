@@ -29,7 +29,7 @@ use crate::{build, cells, render, statement};
 
 static MINT: OnceLock<PermitMint> = OnceLock::new();
 
-fn mint() -> &'static PermitMint {
+pub(crate) fn mint() -> &'static PermitMint {
     MINT.get_or_init(|| PermitMint::claim().expect("the first claim in this process"))
 }
 
@@ -556,6 +556,19 @@ async fn answers_have_limits() {
     let poor = world_with(Limits { sql_memory_bytes_max: 64 << 10, ..Limits::default() }).await;
     let sql = "select a.id, b.id, c.id from patients a, patients b, patients c order by a.id || b.id || c.id";
     assert!(matches!(poor.ask(sql, grant(PatientSet::All, &[])).await, Err(SqlError::TooLarge { .. })));
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_statement_that_does_not_end_is_stopped() {
+    let world = world_with(Limits { sql_timeout_ms: 300, ..Limits::default() }).await;
+    for sql in [
+        "with recursive r as (select 1 as k union all select k + 1 from r) select count(*) from r",
+        "select count(*) from patients a, patients b, patients c, patients d, patients e, patients f",
+        "select sum(a.n * b.n % 7) from patients a, patients b, patients c, patients d, patients e, patients f",
+    ] {
+        let failed = world.ask(sql, grant(PatientSet::All, &[])).await.unwrap_err();
+        assert_eq!(failed, SqlError::TimedOut { timeout_ms: 300 }, "{sql}");
+    }
 }
 
 #[tokio::test]

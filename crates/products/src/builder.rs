@@ -119,8 +119,11 @@ impl Builder {
             Err(error) => self.failed(&product, error),
         };
         self.reports.lock().insert(table.clone(), report);
-        if outcome.is_ok() {
-            self.retire_old(write, table).await?;
+        if outcome.is_ok()
+            && let Err(error) = self.retire_old(write, table).await
+        {
+            // The new snapshot stands; the next build tries again.
+            tracing::warn!(%table, %error, "an old snapshot could not be retired");
         }
         outcome
     }

@@ -51,7 +51,7 @@ impl Checker<'_> {
         let definition = match fhir::json::parse(self.sources.view_text.as_bytes(), &limits) {
             Ok(value) => value,
             Err(error) => {
-                let line = Some(error.line as usize);
+                let line = Some(error.line);
                 self.found.push(
                     Diagnostic::error(file, line, "the view is not valid JSON")
                         .because(error.reason)

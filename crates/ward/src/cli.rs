@@ -197,13 +197,40 @@ pub enum Product {
 
 #[derive(Debug, Args)]
 pub struct Bench {
-    /// hl7, fhir, read, audit, scan or all.
-    #[arg(default_value = "all")]
-    pub what: String,
+    #[arg(value_enum, default_value = "all")]
+    pub what: Figures,
     /// Seconds for each figure.
     #[arg(long, default_value_t = 5)]
     pub seconds: u64,
-    /// Folder of FHIR Bundles to post; synthetic ones by default.
+    /// Folder of FHIR transaction Bundles to import; by default `synthea-r4` of the shared data, else synthetic ones.
     #[arg(long)]
     pub bundles: Option<PathBuf>,
+    /// Folder of shared data; by default the first `shared/data` beside or above the working folder.
+    #[arg(long)]
+    pub data: Option<PathBuf>,
+    /// The folder of the bench's mesh, on the disk to measure; begun anew, removed at the end.
+    #[arg(long, default_value = ".ward-bench")]
+    pub folder: PathBuf,
+}
+
+/// Families of figures.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
+pub enum Figures {
+    All,
+    /// HL7 v2 over MLLP: acknowledged, and refined into silver.
+    Hl7,
+    /// FHIR transactions, bytes at rest, memory.
+    Fhir,
+    /// FHIR reads by id.
+    Read,
+    /// FHIR searches of six families.
+    Search,
+    /// Durable audit records.
+    Audit,
+    /// Sealing and opening by the vault.
+    Seal,
+    /// Parsing, validation, search values.
+    Parse,
+    /// Governed SQL.
+    Query,
 }

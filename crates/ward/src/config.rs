@@ -198,8 +198,7 @@ impl std::fmt::Display for Finding {
 /// The end of the day `YYYY-MM-DD`, UTC.
 pub fn end_of_day(text: &str) -> Option<Timestamp> {
     let mut parts = text.splitn(3, '-');
-    let (year, month, day) =
-        (parts.next()?.parse().ok()?, parts.next()?.parse().ok()?, parts.next()?.parse().ok()?);
+    let (year, month, day) = (parts.next()?.parse().ok()?, parts.next()?.parse().ok()?, parts.next()?.parse().ok()?);
     base::time::is_date(year, month, day)
         .then(|| Timestamp((base::time::days_from_civil(year, month, day) + 1) * 86_400_000 - 1))
 }
@@ -253,7 +252,11 @@ impl Config {
 
     fn check(&self, reader: &mut Reader) {
         if self.domains.is_empty() {
-            reader.find("domains", "the mesh has no domain", "add domains/NAME/domain.toml; `ward init` writes an example");
+            reader.find(
+                "domains",
+                "the mesh has no domain",
+                "add domains/NAME/domain.toml; `ward init` writes an example",
+            );
         }
         self.check_listeners(reader);
         self.check_principals(reader);
@@ -276,7 +279,11 @@ impl Config {
         if let Some(path) = root.strip_prefix("file:")
             && self.folder.join(path).starts_with(self.data())
         {
-            reader.find("mesh.toml", "the root key lies inside the data folder", "keep it elsewhere, or a stolen disk opens itself");
+            reader.find(
+                "mesh.toml",
+                "the root key lies inside the data folder",
+                "keep it elsewhere, or a stolen disk opens itself",
+            );
         }
     }
 
@@ -287,28 +294,52 @@ impl Config {
             let mut names = BTreeSet::new();
             for source in &domain.sources {
                 if !names.insert(&source.name) {
-                    reader.find(&path, &format!("source `{}` is declared twice", source.name), "give each its own name");
+                    reader.find(
+                        &path,
+                        &format!("source `{}` is declared twice", source.name),
+                        "give each its own name",
+                    );
                 }
                 match (source.kind, source.listen) {
                     (SourceKind::Hl7v2, None) => {
-                        reader.find(&path, &format!("source `{}` listens nowhere", source.name), "add listen = \"ADDRESS:PORT\"");
+                        reader.find(
+                            &path,
+                            &format!("source `{}` listens nowhere", source.name),
+                            "add listen = \"ADDRESS:PORT\"",
+                        );
                     }
                     (SourceKind::Fhir, Some(_)) => {
-                        reader.find(&path, &format!("source `{}` is FHIR and needs no listener", source.name), "remove `listen`: FHIR comes by [listen] http");
+                        reader.find(
+                            &path,
+                            &format!("source `{}` is FHIR and needs no listener", source.name),
+                            "remove `listen`: FHIR comes by [listen] http",
+                        );
                     }
                     (_, Some(address)) if address.port() != 0 && !taken.insert(address) => {
                         reader.find(&path, &format!("{address} is used twice"), "give each listener its own address");
                     }
                     (_, Some(address)) if source.tls == TlsMode::None && !address.ip().is_loopback() => {
-                        reader.find(&path, &format!("source `{}` would take PHI in the clear from the network", source.name), "set tls = \"server\" or \"mutual\", or listen on 127.0.0.1");
+                        reader.find(
+                            &path,
+                            &format!("source `{}` would take PHI in the clear from the network", source.name),
+                            "set tls = \"server\" or \"mutual\", or listen on 127.0.0.1",
+                        );
                     }
                     _ => {}
                 }
                 if source.tls == TlsMode::Mutual && source.client_authorities.is_none() {
-                    reader.find(&path, &format!("source `{}` wants client certificates but names no authority", source.name), "add client_authorities = \"PATH\"");
+                    reader.find(
+                        &path,
+                        &format!("source `{}` wants client certificates but names no authority", source.name),
+                        "add client_authorities = \"PATH\"",
+                    );
                 }
                 if hl7v2::time::Offset::parse(&source.utc_offset).is_err() {
-                    reader.find(&path, &format!("utc_offset of source `{}` is no offset", source.name), "write it as -05:00");
+                    reader.find(
+                        &path,
+                        &format!("utc_offset of source `{}` is no offset", source.name),
+                        "write it as -05:00",
+                    );
                 }
             }
         }
@@ -324,13 +355,25 @@ impl Config {
             if principal.kind == PrincipalKind::Person
                 && principal.training_until.as_deref().and_then(end_of_day).is_none()
             {
-                reader.find("principals.toml", &format!("{named} has no valid training_until"), "write the last day of the privacy training as YYYY-MM-DD");
+                reader.find(
+                    "principals.toml",
+                    &format!("{named} has no valid training_until"),
+                    "write the last day of the privacy training as YYYY-MM-DD",
+                );
             }
             if principal.roles.contains(&Role::Node) {
-                reader.find("principals.toml", &format!("{named} cannot have the role of the node itself"), "choose another role");
+                reader.find(
+                    "principals.toml",
+                    &format!("{named} cannot have the role of the node itself"),
+                    "choose another role",
+                );
             }
             if let Some(domain) = principal.domain.as_ref().filter(|d| !self.domains.contains_key(*d)) {
-                reader.find("principals.toml", &format!("{named} belongs to `{domain}`, which is no domain"), "name one of domains/");
+                reader.find(
+                    "principals.toml",
+                    &format!("{named} belongs to `{domain}`, which is no domain"),
+                    "name one of domains/",
+                );
             }
         }
     }
@@ -357,7 +400,11 @@ impl Reader {
         match std::fs::read_to_string(self.folder.join(path)) {
             Ok(text) => Some(text),
             Err(error) => {
-                self.find(path, &format!("cannot be read: {error}"), "is this a mesh folder? `ward init DIR` writes one");
+                self.find(
+                    path,
+                    &format!("cannot be read: {error}"),
+                    "is this a mesh folder? `ward init DIR` writes one",
+                );
                 None
             }
         }

@@ -72,7 +72,10 @@ fn begin_anew(folder: &Path) -> Result {
     }
     let is_demo = std::fs::read_to_string(folder.join("mesh.toml")).is_ok_and(|text| text.contains("name = \"demo\""));
     if !is_demo {
-        return Err(Failure::said(format!("{} is not a demo's folder: choose another with --folder", folder.display())));
+        return Err(Failure::said(format!(
+            "{} is not a demo's folder: choose another with --folder",
+            folder.display()
+        )));
     }
     Ok(std::fs::remove_dir_all(folder)?)
 }
@@ -83,16 +86,14 @@ fn free_ports() -> Ports {
     if (8443..8446).all(free) { Ports::from(8443) } else { Ports::ANY }
 }
 
-async fn show(
-    cli: &Cli,
-    demo: &Demo,
-    addresses: &Addresses,
-    doors: &edge::Doors,
-    client: &Client,
-) -> Result {
+async fn show(cli: &Cli, demo: &Demo, addresses: &Addresses, doors: &edge::Doors, client: &Client) -> Result {
     let options = Options { seed: demo.seed, patients: demo.patients, ..Options::default() };
     let hospital = Hospital::generate(&options);
-    progress(&format!("a synthetic hospital: {} patients, {} messages and bundles", demo.patients, hospital.feed.len()));
+    progress(&format!(
+        "a synthetic hospital: {} patients, {} messages and bundles",
+        demo.patients,
+        hospital.feed.len()
+    ));
 
     let start = Instant::now();
     let fed = feed(&hospital, addresses, &demo.folder, client).await?;
@@ -227,7 +228,9 @@ fn summary(status: &Value) {
         };
         let (mapped, kept, unmapped) = (of("fields-mapped"), of("fields-kept"), of("fields-unmapped"));
         if mapped > 0 {
-            say(&format!("        HL7 v2 fields: {mapped} mapped, {kept} kept on purpose, {unmapped} not mapped yet (raw is kept)"));
+            say(&format!(
+                "        HL7 v2 fields: {mapped} mapped, {kept} kept on purpose, {unmapped} not mapped yet (raw is kept)"
+            ));
         }
     }
 }
@@ -246,7 +249,9 @@ async fn set_aside(hospital: &Hospital, client: &Client) -> Result {
         }
     }
     let expected: usize = hospital.truth.set_aside.values().sum();
-    say(&format!("        {total} units set aside, {expected} planted by the hospital; the rest of their messages went on"));
+    say(&format!(
+        "        {total} units set aside, {expected} planted by the hospital; the rest of their messages went on"
+    ));
     Ok(())
 }
 
@@ -257,7 +262,10 @@ fn check_truth(hospital: &Hospital, fed: &Fed) -> Result {
         truth.resent, truth.reused_control_ids, truth.test_messages, truth.wrong_dates, truth.unknown_codes
     ));
     if let Some(surprise) = fed.surprises.first() {
-        return Err(Failure::said(format!("{} answers were not as expected; the first: {surprise}", fed.surprises.len())));
+        return Err(Failure::said(format!(
+            "{} answers were not as expected; the first: {surprise}",
+            fed.surprises.len()
+        )));
     }
     Ok(())
 }
@@ -271,7 +279,8 @@ async fn who_is_who(addresses: &Addresses, folder: &Path, client: &Client, hospi
     let answer = https.get(&path, &token).await?;
     let bundle = answer.json();
     let patient = &bundle["entry"][0]["resource"];
-    let id = patient["id"].as_str().ok_or_else(|| Failure::said(format!("the patient was not found: {}", answer.text())))?;
+    let id =
+        patient["id"].as_str().ok_or_else(|| Failure::said(format!("the patient was not found: {}", answer.text())))?;
     let read = https.get(&format!("/fhir/ehr/Patient/{id}"), &token).await?;
     let vitals = https.get(&format!("/fhir/ehr/Observation?patient={id}&_count=50"), &token).await?.json();
     say("");
@@ -315,7 +324,11 @@ async fn one_query_four_ways(addresses: &Addresses, folder: &Path, client: &Clie
     let token = client.post("/admin/token", None, &body).await?;
     let headers = [("content-type", "application/sql"), ("accept", "text/csv")];
     let answer = https.call(Method::POST, "/sql", token["token"].as_str(), &headers, QUERY).await?;
-    say(&format!("        as dr-lee without a purpose: {} {}", answer.status, answer.json()["error"].as_str().unwrap_or_default()));
+    say(&format!(
+        "        as dr-lee without a purpose: {} {}",
+        answer.status,
+        answer.json()["error"].as_str().unwrap_or_default()
+    ));
     Ok(())
 }
 

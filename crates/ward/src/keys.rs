@@ -47,7 +47,7 @@ fn file_root(config: &Config) -> Result<FileRoot, StartError> {
         Some(("file", path)) => {
             let path = config.folder.join(path);
             let folder = path.parent().unwrap_or(Path::new(".")).to_owned();
-            Ok(FileRoot { folder, data_folder: config.data(), secret: RootSecret::MachineKey(path) })
+            Ok(FileRoot { folder, data_folder: config.data(), secret: RootSecret::MachineKey { path } })
         }
         Some(("passphrase-env", name)) => {
             let passphrase = secret_from_environment(name)

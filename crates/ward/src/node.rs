@@ -174,8 +174,7 @@ pub async fn build(config: Config, around: Surroundings) -> Result<Node, StartEr
         let mut by_source = BTreeMap::new();
         for source in domain.sources.iter().filter(|source| source.kind == SourceKind::Hl7v2) {
             let source = Arc::new(source.clone());
-            let receiver =
-                Arc::new(Hl7Receiver::new(intake.clone(), source.clone(), limits.clone(), clock.clone()));
+            let receiver = Arc::new(Hl7Receiver::new(intake.clone(), source.clone(), limits.clone(), clock.clone()));
             by_source.insert(source.name.clone(), receiver.clone());
             receivers.push((source, receiver));
         }
@@ -183,7 +182,16 @@ pub async fn build(config: Config, around: Surroundings) -> Result<Node, StartEr
     }
 
     // Products.
-    let products = crate::products::open(&config, &silver, &vault, &gate, &control, &catalog, objects, &limits, &clock, &entropy).await?;
+    let products = crate::products::open(crate::products::Parts {
+        config: &config,
+        silver: &silver,
+        vault: &vault,
+        control: &control,
+        objects,
+        clock: clock.clone(),
+        entropy: entropy.clone(),
+    })
+    .await?;
 
     // Doors.
     let metrics = Arc::new(edge::Metrics::default());
@@ -227,6 +235,7 @@ pub async fn build(config: Config, around: Surroundings) -> Result<Node, StartEr
         silver,
         domains,
         registry: products.registry,
+        snapshots: products.snapshots,
         builder: products.builder,
         engine: products.engine,
         shower: products.shower,
@@ -299,12 +308,7 @@ impl Node {
 }
 
 /// The node's own socket: whoever may open the file runs this node.
-async fn serve_socket(
-    socket: tokio::net::UnixListener,
-    router: axum::Router,
-    limits: Arc<base::Limits>,
-    drain: Drain,
-) {
+async fn serve_socket(socket: tokio::net::UnixListener, router: axum::Router, limits: Arc<base::Limits>, drain: Drain) {
     loop {
         let stream = tokio::select! {
             () = drain.closing() => return,
@@ -462,12 +466,7 @@ impl NodeOperator {
 
 #[async_trait::async_trait]
 impl Operator for NodeOperator {
-    fn token(
-        &self,
-        principal: &PrincipalId,
-        purpose: TokenPurpose,
-        minutes: i64,
-    ) -> Result<String, OperatorError> {
+    fn token(&self, principal: &PrincipalId, purpose: TokenPurpose, minutes: i64) -> Result<String, OperatorError> {
         let known = self.config.principal(principal).ok_or_else(|| {
             let names: Vec<_> = self.config.principals.iter().map(|p| p.id.as_str()).collect();
             OperatorError(format!("no such principal; principals.toml has {}", names.join(", ")))
@@ -504,14 +503,10 @@ impl Operator for NodeOperator {
     }
 
     async fn rebuild_index(&self, domain: &DomainName) -> Result<u64, OperatorError> {
-        let permit = self
-            .gate
-            .node_permit::<Read>("index", domain, Layer::Silver)
-            .map_err(|refusal| OperatorError(refusal.to_string()))?;
-        self.silver
-            .rebuild_index(&permit, domain, &mut |_| {})
-            .await
-            .map_err(|error| OperatorError(error.to_string()))
+        let failed = |error: store::StoreError| OperatorError(error.to_string());
+        self.silver.rebuild_index(domain, &mut |_| {}).await.map_err(failed)?;
+        let counts = self.silver.resource_counts(domain).await.map_err(failed)?;
+        Ok(counts.into_iter().map(|(_, living)| living).sum())
     }
 
     fn gauges(&self) -> Vec<(&'static str, String, u64)> {
@@ -529,4 +524,3 @@ impl Operator for NodeOperator {
         self.logs.get(log).map(Log::checkpoint)
     }
 }
-

@@ -98,10 +98,7 @@ impl HttpsClient {
         Self::connect_with(address, config).await
     }
 
-    pub async fn connect_with(
-        address: SocketAddr,
-        config: Arc<rustls::ClientConfig>,
-    ) -> Result<Self, WireError> {
+    pub async fn connect_with(address: SocketAddr, config: Arc<rustls::ClientConfig>) -> Result<Self, WireError> {
         let stream = TcpStream::connect(address).await?;
         stream.set_nodelay(true)?;
         let name = ServerName::IpAddress(address.ip().into());

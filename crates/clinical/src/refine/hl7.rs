@@ -55,27 +55,45 @@ impl Refiner {
             count_fates(gathered, source, &mapped);
         }
         let mut stage = work.stage(entry.index, entry.envelope.received);
-        let mut references: HashMap<u32, String> = HashMap::new();
+        // First every unit gets its id, since references lead forward too (a report to its results); then each is
+        // applied, what refers forward last, so that it leaves out what was set aside.
+        let mut places: HashMap<u32, Place> = HashMap::new();
+        let mut failed: Vec<(&Unit, &'static str, String)> = Vec::new();
         for unit in &mapped.units {
-            let change = wanted(unit.n);
-            match self.apply_unit(&mut stage, entry, unit, &mut references, change).await? {
+            match self.place(&mut stage, entry.index, unit, &places, wanted(unit.n)).await? {
+                Ok(Some(place)) => drop(places.insert(unit.n, place)),
+                Ok(None) => {}
+                Err((code, reason)) => failed.push((unit, code, reason)),
+            }
+        }
+        for unit in mapped.apply_order().into_iter().map(|at| &mapped.units[at]) {
+            if !wanted(unit.n) {
+                continue;
+            }
+            let Some(place) = places.get(&unit.n).cloned() else { continue };
+            match self.apply_unit(&mut stage, entry, unit, &place, &places).await? {
                 Done::Written => gathered.count(source, "units-written", 1),
                 Done::Unchanged(counter) => gathered.count(source, counter, 1),
-                Done::SetAside { code, reason } if change => {
-                    let critical = mapped.problems.iter().any(|p| p.unit == unit.n && p.critical) || is_critical(unit);
-                    gathered.set_aside.push(SetAside {
-                        index: entry.index,
-                        unit: unit.n,
-                        source: source.clone(),
-                        place: unit.place.clone(),
-                        code: code.into(),
-                        reason,
-                        critical,
-                        at: entry.envelope.received,
-                    });
+                Done::SetAside { code, reason } => {
+                    if place.is_new {
+                        places.remove(&unit.n);
+                    }
+                    failed.push((unit, code, reason));
                 }
-                Done::SetAside { .. } => {}
             }
+        }
+        for (unit, code, reason) in failed.into_iter().filter(|(unit, ..)| wanted(unit.n)) {
+            let critical = mapped.problems.iter().any(|p| p.unit == unit.n && p.critical) || is_critical(unit);
+            gathered.set_aside.push(SetAside {
+                index: entry.index,
+                unit: unit.n,
+                source: source.clone(),
+                place: unit.place.clone(),
+                code: code.into(),
+                reason,
+                critical,
+                at: entry.envelope.received,
+            });
         }
         stage.keep();
         Ok(())
@@ -93,38 +111,41 @@ impl Refiner {
         Ok(v2::map(&message, &sender, &self.limits))
     }
 
+    /// The id of the resource a unit speaks of: found, or minted where the unit may make it. The inner error sets the
+    /// unit aside.
+    async fn place(
+        &self,
+        stage: &mut Stage<'_, '_>,
+        index: u64,
+        unit: &Unit,
+        places: &HashMap<u32, Place>,
+        may_make: bool,
+    ) -> Result<Result<Option<Place>, (&'static str, String)>, RefineError> {
+        Ok(match find(stage, unit, places).await? {
+            Found::One(id) => Ok(Some(Place { rtype: unit.draft.rtype, id, is_new: false })),
+            Found::None if may_make => {
+                Ok(Some(Place { rtype: unit.draft.rtype, id: self.ids.mint(index, unit.n), is_new: true }))
+            }
+            Found::None => Ok(None),
+            Found::Many => {
+                let reason = "more than one record carries this identifier: link or merge them, then replay";
+                Err(("ambiguous", reason.to_owned()))
+            }
+            Found::NoParent => Err(("parent-missing", ApplyError::ParentMissing.to_string())),
+        })
+    }
+
     async fn apply_unit(
         &self,
         stage: &mut Stage<'_, '_>,
         entry: &JournalEntry,
         unit: &Unit,
-        references: &mut HashMap<u32, String>,
-        change: bool,
+        place: &Place,
+        places: &HashMap<u32, Place>,
     ) -> Result<Done, RefineError> {
-        let rtype = unit.draft.rtype;
-        let known = match find(stage, unit, references).await? {
-            Found::None => None,
-            Found::One(id) => Some(id),
-            Found::Many => {
-                let reason = "more than one record carries this identifier: link or merge them, then replay";
-                return Ok(Done::SetAside { code: "ambiguous", reason: reason.into() });
-            }
-            Found::NoParent => {
-                return Ok(Done::SetAside { code: "parent-missing", reason: ApplyError::ParentMissing.to_string() });
-            }
-        };
-        if let Some(id) = &known {
-            references.insert(unit.n, format!("{rtype}/{id}"));
-        }
-        if !change {
-            return Ok(Done::Unchanged("units-unchanged"));
-        }
-        let before = match &known {
-            Some(id) => stage.current(rtype, id).await?,
-            None => None,
-        };
+        let before = if place.is_new { None } else { stage.current(place.rtype, &place.id).await? };
         let current = before.as_ref().map(|state| &*state.body);
-        let applied = unit.draft.apply(&unit.key, current, &|n| references.get(&n).cloned());
+        let applied = unit.draft.apply(&unit.key, current, &|n| places.get(&n).map(Place::reference));
         let next = match applied {
             Ok(Some(next)) => next,
             Ok(None) => return Ok(Done::Unchanged("units-unchanged")),
@@ -136,13 +157,11 @@ impl Refiner {
         if let Some(issue) = first_error(&next) {
             return Ok(Done::SetAside { code: "invalid", reason: issue });
         }
-        let patient = match self.patient(stage, rtype, &next, before.as_ref()).await? {
+        let patient = match self.patient(stage, place.rtype, &next, before.as_ref()).await? {
             Ok(patient) => patient,
             Err(reason) => return Ok(Done::SetAside { code: "patient", reason }),
         };
-        let id = known.unwrap_or_else(|| self.ids.mint(entry.index, unit.n));
-        stage.put(rtype, &id, patient, next, &source_uri(&self.domain, &entry.envelope)).await?;
-        references.insert(unit.n, format!("{rtype}/{id}"));
+        stage.put(place.rtype, &place.id, patient, next, &source_uri(&self.domain, &entry.envelope)).await?;
         Ok(Done::Written)
     }
 
@@ -167,6 +186,20 @@ impl Refiner {
     }
 }
 
+/// Where a unit's resource stands.
+#[derive(Debug, Clone)]
+struct Place {
+    rtype: &'static str,
+    id: LogicalId,
+    is_new: bool,
+}
+
+impl Place {
+    fn reference(&self) -> String {
+        format!("{}/{}", self.rtype, self.id)
+    }
+}
+
 enum Found {
     None,
     One(LogicalId),
@@ -175,14 +208,14 @@ enum Found {
 }
 
 /// The resource this unit speaks of, by the most certain of its keys that finds one.
-async fn find(stage: &mut Stage<'_, '_>, unit: &Unit, references: &HashMap<u32, String>) -> Result<Found, RefineError> {
+async fn find(stage: &mut Stage<'_, '_>, unit: &Unit, places: &HashMap<u32, Place>) -> Result<Found, RefineError> {
     let rtype = unit.draft.rtype;
     let within;
     let keys: &[(String, String)] = match &unit.key {
         Key::Identifiers(keys) => keys,
         Key::Within { unit, natural } => {
-            let Some(parent) = references.get(unit) else { return Ok(Found::NoParent) };
-            within = [(Key::WITHIN_SYSTEM.to_owned(), Key::within(parent, natural))];
+            let Some(parent) = places.get(unit) else { return Ok(Found::NoParent) };
+            within = [(Key::WITHIN_SYSTEM.to_owned(), Key::within(&parent.reference(), natural))];
             &within
         }
     };

@@ -13,10 +13,11 @@ pub fn statement(base: &str, date: &str, version: &str) -> Value {
             .filter(|param| !matches!(param.kind, ParamKind::Composite | ParamKind::Special))
             .map(|param| json!({ "name": param.code, "type": kind(param.kind) }))
             .collect();
-        let interactions: Vec<Value> = ["read", "vread", "create", "update", "delete", "search-type", "history-instance"]
-            .iter()
-            .map(|code| json!({ "code": *code }))
-            .collect();
+        let interactions: Vec<Value> =
+            ["read", "vread", "create", "update", "delete", "search-type", "history-instance"]
+                .iter()
+                .map(|code| json!({ "code": *code }))
+                .collect();
         resources.push(json!({
             "type": rtype,
             "interaction": (Value::Array(interactions)),

@@ -24,7 +24,11 @@ impl FhirError {
     pub fn busy(retry_after_ms: u64) -> Self {
         FhirError {
             retry_after_s: Some(retry_after_ms.div_ceil(1_000)),
-            ..Self::new(StatusCode::TOO_MANY_REQUESTS, "throttled", "the node is busy and has stored nothing: try again")
+            ..Self::new(
+                StatusCode::TOO_MANY_REQUESTS,
+                "throttled",
+                "the node is busy and has stored nothing: try again",
+            )
         }
     }
 
@@ -62,9 +66,7 @@ impl From<clinical::WriteError> for FhirError {
                 retry_after_s: Some(2),
                 ..Self::new(StatusCode::SERVICE_UNAVAILABLE, "transient", error.to_string())
             },
-            clinical::WriteError::OutcomeGone { .. } => {
-                Self::new(StatusCode::GONE, "processing", error.to_string())
-            }
+            clinical::WriteError::OutcomeGone { .. } => Self::new(StatusCode::GONE, "processing", error.to_string()),
             other => {
                 tracing::error!(error = %other, "a FHIR write failed");
                 Self::unavailable("the write could not be stored: send it again")

@@ -46,9 +46,7 @@ async fn metadata(State(doors): State<Arc<Doors>>, Path(domain): Path<String>) -
     let base = format!("{}/fhir/{name}", doors.info.base_url);
     let statement = capability::statement(&base, &doors.info.started.to_string(), doors.info.version);
     let body = fhir::json::to_vec(&statement);
-    Ok(Outgoing::no_data(
-        Draft::new(StatusCode::OK, FHIR_JSON, body).with(header::CACHE_CONTROL, "max-age=60"),
-    ))
+    Ok(Outgoing::no_data(Draft::new(StatusCode::OK, FHIR_JSON, body).with(header::CACHE_CONTROL, "max-age=60")))
 }
 
 /// Unknown types are a 404 by the specification; the text names no input.

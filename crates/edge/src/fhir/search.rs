@@ -64,8 +64,11 @@ async fn search(
     let prefer = headers.get("prefer").and_then(|value| value.to_str().ok()).unwrap_or_default();
     let lenient = prefer.contains("handling=lenient");
     pairs.retain(|(name, _)| name != "_format" && name != "_pretty");
-    let query = fhir::search::parse_query(rtype, &pairs, &doors.limits, lenient)
-        .map_err(|issue| FhirError { status: StatusCode::BAD_REQUEST, issues: vec![issue], retry_after_s: None })?;
+    let query = fhir::search::parse_query(rtype, &pairs, &doors.limits, lenient).map_err(|issue| FhirError {
+        status: StatusCode::BAD_REQUEST,
+        issues: vec![issue],
+        retry_after_s: None,
+    })?;
     let permit = permit_to_read(doors, call, Action::Search, domain, rtype).await?;
     refuse_masked_criteria(&query, &permit.grant().masks)?;
     let page = doors.silver.search(&permit, domain, &query).await?;
@@ -122,7 +125,11 @@ fn classes<'a>(rtype: &'a str, expression: &'a str) -> impl Iterator<Item = Data
         let path = path.trim_start_matches('(').strip_prefix(rtype)?.strip_prefix('.')?;
         let end = path.find(['(', ' ', ')']).unwrap_or(path.len());
         // `.where(` and `.as(` end the path at the dot before them.
-        let plain = if path[end..].starts_with('(') { path[..end].rsplit_once('.').map_or("", |(head, _)| head) } else { &path[..end] };
+        let plain = if path[end..].starts_with('(') {
+            path[..end].rsplit_once('.').map_or("", |(head, _)| head)
+        } else {
+            &path[..end]
+        };
         Some(products::classify::derive(rtype, plain))
     })
 }

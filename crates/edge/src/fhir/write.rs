@@ -69,8 +69,7 @@ pub async fn create(
     let call = doors.call("fhir", &peer, trace, &headers).await?;
     let value = resource_of_type(&doors, &body, known_type(&rtype)?)?;
     let if_none_exist = headers.get("if-none-exist").and_then(|v| v.to_str().ok()).map(str::to_owned);
-    let request =
-        FhirRequest { interaction: Interaction::Create, rtype, id: None, if_match: None, if_none_exist };
+    let request = FhirRequest { interaction: Interaction::Create, rtype, id: None, if_match: None, if_none_exist };
     submit(&doors, &call, &domain, request, &headers, Some(&value), body).await
 }
 
@@ -183,8 +182,7 @@ async fn submit(
     let key = idempotency_key(headers)?;
     let (source, permit) = permit_to_write(doors, call, domain, &request, value).await?;
     let what = format!("{:?} {}", request.interaction, request.rtype).to_lowercase();
-    let written =
-        parts.writes.submit(&permit, source, Door::Fhir, request, key, call.trace, body).await?;
+    let written = parts.writes.submit(&permit, source, Door::Fhir, request, key, call.trace, body).await?;
     let reader = doors.gate.node_permit::<base::Read>("refine", domain, Layer::Silver)?;
     let touched = doors.silver.came_of(&reader, domain, written.index).await?;
     let outcome = if written.outcome.status < 400 { Outcome::Served } else { Outcome::Failed };
@@ -201,13 +199,7 @@ async fn submit(
     Outgoing::data(held, release).map_err(|_| FhirError::unavailable("the answer could not be released"))
 }
 
-fn answer(
-    doors: &Doors,
-    domain: &DomainName,
-    outcome: store::Outcome,
-    repeated: bool,
-    headers: &HeaderMap,
-) -> Draft {
+fn answer(doors: &Doors, domain: &DomainName, outcome: store::Outcome, repeated: bool, headers: &HeaderMap) -> Draft {
     let status = StatusCode::from_u16(outcome.status).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR);
     let prefer = headers.get("prefer").and_then(|value| value.to_str().ok()).unwrap_or_default();
     let minimal = prefer.contains("return=minimal") && status.is_success();
@@ -246,13 +238,15 @@ async fn permit_to_write(
     let mut types: Vec<&str> = written.iter().map(|(rtype, _)| *rtype).collect();
     types.sort_unstable();
     types.dedup();
-    let ask = call.ask(Action::Write, domain, Layer::Silver).kinds(types);
+    let ask = call.ask(Action::Write, domain, Layer::Silver).kinds(types.clone());
     let records = doors.gate.permit::<Write>(&call.caller, ask).await?;
     for (rtype, resource) in &written {
         check_patient(doors, domain, &records, rtype, *resource, request).await?;
     }
-    let ask = call.ask(Action::Write, domain, Layer::Bronze).kind(API_SOURCE);
-    Ok((source, doors.gate.permit::<Write>(&call.caller, ask).await?))
+    // The same decision, for the journal that carries the write.
+    let ask = call.ask(Action::Write, domain, Layer::Silver).kinds(types).through(&source);
+    let permit = doors.gate.permit::<Write>(&call.caller, ask).await?;
+    Ok((source, permit))
 }
 
 /// Type and resource of everything a request writes.
@@ -280,7 +274,9 @@ async fn check_patient(
     resource: Option<&Value>,
     request: &FhirRequest,
 ) -> Result<(), FhirError> {
-    if permit.grant().patients == PatientSet::All || !(rtype == "Patient" || !fhir::reference::patient_parameters(rtype).is_empty()) {
+    if permit.grant().patients == PatientSet::All
+        || !(rtype == "Patient" || !fhir::reference::patient_parameters(rtype).is_empty())
+    {
         return Ok(());
     }
     let id = match (rtype, request.interaction) {
@@ -291,9 +287,17 @@ async fn check_patient(
             .and_then(|rest| rest.split('/').next()),
     };
     let ordinal = match id.and_then(|id| LogicalId::parse(id).ok()) {
-        Some(id) => doors.silver.patient_ordinal(domain, &id).await?,
+        Some(id) => doors.silver.patient_of(domain, "Patient", &id).await?,
         None => None,
     };
+    // What is there already may be about somebody else than the new content says.
+    if let Some(id) = request.id.as_deref().and_then(|id| LogicalId::parse(id).ok())
+        && let Some(standing) = doors.silver.patient_of(domain, rtype, &id).await?
+        && standing.is_patient()
+        && !permit.grant().patients.contains(standing)
+    {
+        return Err(FhirError::not_found());
+    }
     let allowed = match (ordinal, rtype, &permit.grant().patients) {
         (Some(ordinal), ..) => permit.grant().patients.contains(ordinal),
         // A new patient is in nobody's restricted set yet, and in nobody's care team either.

@@ -468,8 +468,8 @@ async fn includes_follow_references_both_ways_and_again_when_asked() {
     let docs = docs(&dice, 120);
     let (_folder, index) = index().await;
     assert!(index.apply(0, docs.len() as u64, documents(&docs)).await.unwrap());
-    let allowed = cover(PatientSet::AllBut(Arc::new(RoaringBitmap::from_iter([1, 2]))), Sensitivity(1));
-    let covers = |doc: &Doc| doc.patient != 1 && doc.patient != 2;
+    let allowed = cover(PatientSet::AllBut(Arc::new(RoaringBitmap::from_iter([1, 2]))), Sensitivity::NONE);
+    let covers = |doc: &Doc| doc.patient != 1 && doc.patient != 2 && doc.sensitivity == 0;
     let oracle = Oracle { docs: &docs, cover: &covers };
     for (rtype, text) in [
         ("Observation", "_include=Observation:subject"),
@@ -479,7 +479,7 @@ async fn includes_follow_references_both_ways_and_again_when_asked() {
         ("Patient", "gender=male&_revinclude=Observation:patient"),
         ("Observation", "_id=o119&_include:iterate=Observation:derived-from"),
     ] {
-        let query = query(rtype, &format!("{text}&_count=5"));
+        let query = query(rtype, &format!("{text}&_count=40"));
         let search = Search {
             query: query.clone(),
             cover: allowed.clone(),

@@ -1,11 +1,12 @@
 //! Meshes to test on: in process ([`Mesh`]) and as a process that can be killed ([`Process`]).
 
+use std::ffi::OsStr;
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::process::Stdio;
 use std::sync::{Arc, OnceLock};
 
-use base::{DomainName, PermitMint, PrincipalId, Purpose, SystemClock, SystemEntropy};
+use base::{Clock, DomainName, PermitMint, PrincipalId, Purpose, SystemClock, SystemEntropy};
 use bytes::Bytes;
 use hyper::Method;
 use serde_json::Value;
@@ -16,7 +17,7 @@ use tokio::task::JoinHandle;
 use ward::commands::client::Client;
 use ward::commands::init::{self, Ports};
 use ward::config::Config;
-use ward::wire::{HttpAnswer, HttpsClient, MllpClient};
+use ward::wire::{HttpAnswer, HttpsClient, MllpClient, WireError};
 use ward::{Addresses, Surroundings};
 
 /// One mint serves every node of this process: it can be claimed only once.
@@ -49,10 +50,14 @@ impl Mesh {
 
     /// Starts on a folder that may have been changed, or used before.
     pub async fn start_in(folder: TempDir) -> Mesh {
+        Mesh::start_at(folder, Arc::new(SystemClock)).await
+    }
+
+    /// Starts with a clock of the test's own.
+    pub async fn start_at(folder: TempDir, clock: Arc<dyn Clock>) -> Mesh {
         let config = Config::load(folder.path()).unwrap_or_else(|findings| panic!("the mesh folder: {findings:?}"));
         let socket = config.socket();
-        let around =
-            Surroundings { mint: mint(), clock: Arc::new(SystemClock), entropy: Arc::new(SystemEntropy) };
+        let around = Surroundings { mint: mint(), clock, entropy: Arc::new(SystemEntropy) };
         let node = ward::build(config, around).await.unwrap_or_else(|error| panic!("the node: {error}"));
         let (addresses, doors) = (node.addresses().expect("addresses"), node.doors.clone());
         let (stop, stopped) = oneshot::channel::<()>();
@@ -181,12 +186,19 @@ pub struct Process {
     pub http: SocketAddr,
     pub mllp: Vec<(String, SocketAddr)>,
     pub client: Client,
+    folder: PathBuf,
 }
 
 impl Process {
     /// Starts `ward serve` and waits until it says where it listens.
     pub async fn start(folder: &Path) -> Process {
+        Process::start_with(folder, &[]).await
+    }
+
+    /// With variables added to its environment. What it logs is in `serve.log` of the folder.
+    pub async fn start_with(folder: &Path, environment: &[(&str, &OsStr)]) -> Process {
         let mut child = tokio::process::Command::new(program("ward"))
+            .envs(environment.iter().copied())
             .args(["--json", "-C"])
             .arg(folder)
             .arg("serve")
@@ -215,7 +227,67 @@ impl Process {
             .map(|row| (row["source"].as_str().unwrap_or_default().to_owned(), address(&row["address"])))
             .collect();
         let socket = Config::load(folder).expect("the mesh folder").socket();
-        Process { child, http: address(&said["http"]), mllp, client: Client::new(&socket) }
+        Process { child, http: address(&said["http"]), mllp, client: Client::new(&socket), folder: folder.to_owned() }
+    }
+
+    pub fn pid(&self) -> u32 {
+        self.child.id().expect("a running process")
+    }
+
+    pub async fn token(&self, principal: &str) -> String {
+        let principal = PrincipalId::parse(principal).expect("a principal");
+        self.client.token(&principal, None).await.expect("a token")
+    }
+
+    pub async fn https(&self) -> HttpsClient {
+        HttpsClient::connect(self.http, &self.folder.join("tls/ca.pem")).await.expect("an HTTPS connection")
+    }
+
+    /// GET over HTTPS as a principal.
+    pub async fn get(&self, principal: &str, path: &str) -> HttpAnswer {
+        let token = self.token(principal).await;
+        self.https().await.get(path, &token).await.expect("an answer")
+    }
+
+    /// POST over HTTPS as a principal.
+    pub async fn post(&self, principal: &str, path: &str, media_type: &str, body: impl Into<Bytes>) -> HttpAnswer {
+        let token = self.token(principal).await;
+        let headers = [("content-type", media_type)];
+        self.https().await.call(Method::POST, path, Some(&token), &headers, body).await.expect("an answer")
+    }
+
+    /// Asks until everything that is in the journals is refined.
+    pub async fn settle(&self) {
+        loop {
+            let status = self.client.get("/admin/status", None).await.expect("a status");
+            let domains = status["domains"].as_array().expect("domains");
+            if domains.iter().all(|domain| domain["applied"] == domain["journal_entries"]) {
+                return;
+            }
+            tokio::task::yield_now().await;
+        }
+    }
+
+    /// Sends messages over one connection, in order; the acknowledgement of each, or why there is none.
+    pub async fn send_all<'a>(
+        &self,
+        source: &str,
+        messages: impl IntoIterator<Item = &'a [u8]>,
+    ) -> Vec<Result<Vec<u8>, WireError>> {
+        let mut connection = MllpClient::connect(self.mllp_address(source)).await.expect("an MLLP connection");
+        let mut answers = Vec::new();
+        for message in messages {
+            answers.push(connection.send(message).await);
+        }
+        answers
+    }
+
+    /// SIGTERM, and waits until the node has drained.
+    pub async fn stop(mut self) {
+        let pid = i32::try_from(self.pid()).ok().and_then(rustix::process::Pid::from_raw).expect("a process id");
+        rustix::process::kill_process(pid, rustix::process::Signal::TERM).expect("a running process");
+        let status = self.child.wait().await.expect("its end");
+        assert!(status.success(), "ward serve ended with {status}");
     }
 
     pub fn mllp_address(&self, source: &str) -> SocketAddr {
@@ -227,6 +299,30 @@ impl Process {
         self.child.start_kill().expect("a running process");
         let _ = self.child.wait().await;
     }
+}
+
+/// Runs a command of `ward` on a mesh folder, as a person would.
+pub async fn ward(folder: &Path, arguments: &[&str]) -> std::process::Output {
+    let mut command = tokio::process::Command::new(program("ward"));
+    command.env_remove("RUST_LOG").arg("-C").arg(folder).args(arguments).kill_on_drop(true);
+    command.output().await.expect("ward runs")
+}
+
+/// Replaces a text of a file in a mesh folder; it must be there.
+pub fn edit(folder: &Path, file: &str, from: &str, to: &str) {
+    let path = folder.join(file);
+    let text = std::fs::read_to_string(&path).expect("a file of the mesh folder");
+    assert!(text.contains(from), "{file} has no `{from}`");
+    std::fs::write(path, text.replace(from, to)).expect("a writable file");
+}
+
+/// Adds a text to a file in a mesh folder; a new file where there is none.
+pub fn append(folder: &Path, file: &str, text: &str) {
+    use std::io::Write;
+    let path = folder.join(file);
+    std::fs::create_dir_all(path.parent().expect("a folder")).expect("a writable folder");
+    let mut file = std::fs::OpenOptions::new().create(true).append(true).open(path).expect("a writable file");
+    file.write_all(text.as_bytes()).expect("a writable file");
 }
 
 /// Real test data beside the checkout; `None` with a word on what is skipped.

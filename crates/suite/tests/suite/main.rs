@@ -2,6 +2,7 @@
 //!
 //! `harness` starts a mesh; each law has its file. Nothing sleeps to wait for a node: it waits for the event.
 
+mod carve;
 mod clients;
 mod harness;
 mod ingest;

@@ -66,9 +66,8 @@ pub fn verify_log(folder: &Path, json: bool) -> Result<String> {
     if json {
         command.arg("--json");
     }
-    let output = command
-        .output()
-        .map_err(|error| Failure::said(format!("{} cannot be run: {error}", program.display())))?;
+    let output =
+        command.output().map_err(|error| Failure::said(format!("{} cannot be run: {error}", program.display())))?;
     let said = String::from_utf8_lossy(&output.stdout).trim().to_owned();
     if output.status.success() {
         return Ok(said);

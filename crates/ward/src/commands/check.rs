@@ -10,7 +10,7 @@ pub fn run(cli: &Cli, limits: bool) -> Result {
     if let Err(diagnostics) = policy::Engine::load(&config.policies) {
         findings.extend(diagnostics.iter().map(|d| Finding {
             file: d.file.clone(),
-            line: Some(d.line),
+            line: Some(d.line as u32),
             what: d.what.clone(),
             help: d.help.clone(),
         }));
@@ -80,7 +80,8 @@ fn claims(root: &str) -> Vec<String> {
             format!("root key: machine key in `{path}`"),
             format!("holds: {against}"),
             "holds only if the key file lies on another disk: a stolen data disk opens nothing".to_owned(),
-            "does not hold: whoever copies this whole machine's disks can open the data; use a passphrase, TPM or HSM".to_owned(),
+            "does not hold: whoever copies this whole machine's disks can open the data; use a passphrase, TPM or HSM"
+                .to_owned(),
         ],
         Some(("passphrase-env", name)) => vec![
             format!("root key: passphrase from the environment variable `{name}` (Argon2id)"),

@@ -92,8 +92,7 @@ impl Client {
         if let Some(token) = token {
             request = request.header("authorization", format!("Bearer {token}"));
         }
-        let request =
-            request.body(Full::new(body.into())).map_err(|error| ClientError::Broken(error.to_string()))?;
+        let request = request.body(Full::new(body.into())).map_err(|error| ClientError::Broken(error.to_string()))?;
         let response = sender.send_request(request).await.map_err(broken)?;
         let (parts, body) = response.into_parts();
         let body = body.collect().await.map_err(broken)?.to_bytes();

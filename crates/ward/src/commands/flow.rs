@@ -64,7 +64,12 @@ pub async fn quarantine(cli: &Cli, quarantine: &Quarantine) -> Result {
                     if cli.json {
                         all.push(aside.clone());
                     } else {
-                        say(&format!("journal-{name}/{}  {}  {}", aside["index"], text(aside, "source"), aside_line(aside)));
+                        say(&format!(
+                            "journal-{name}/{}  {}  {}",
+                            aside["index"],
+                            text(aside, "source"),
+                            aside_line(aside)
+                        ));
                     }
                 }
             }
@@ -90,7 +95,10 @@ pub async fn quarantine(cli: &Cli, quarantine: &Quarantine) -> Result {
             if cli.json {
                 say(&answer.to_string());
             } else {
-                say(&format!("replayed {position}: {} resolved, {} still set aside", answer["resolved"], answer["left"]));
+                say(&format!(
+                    "replayed {position}: {} resolved, {} still set aside",
+                    answer["resolved"], answer["left"]
+                ));
             }
         }
     }

@@ -52,7 +52,11 @@ pub async fn run(cli: &Cli, ingest: &Ingest) -> Result {
         }
     }
     report(cli, ingest, &tally);
-    if tally.refused.is_empty() { Ok(()) } else { Err(Failure::said(format!("{} unit(s) were refused", tally.refused.len()))) }
+    if tally.refused.is_empty() {
+        Ok(())
+    } else {
+        Err(Failure::said(format!("{} unit(s) were refused", tally.refused.len())))
+    }
 }
 
 fn report(cli: &Cli, ingest: &Ingest, tally: &Tally) {

@@ -2,7 +2,8 @@
 
 use std::path::Path;
 
-use base::{Entropy, SystemEntropy};
+use base::SystemEntropy;
+use vault::FileRootKeys;
 
 use super::{Failure, Result, now, say};
 use crate::cli::{Cli, Init};
@@ -45,7 +46,9 @@ pub fn run(cli: &Cli, init: &Init) -> Result {
     if cli.json {
         say(&serde_json::json!({ "folder": init.folder, "files": FILES.len() }).to_string());
     } else {
-        say(&format!("wrote a mesh with three domains to {shown}\nnext: ward check -C {shown}, then ward serve -C {shown}"));
+        say(&format!(
+            "wrote a mesh with three domains to {shown}\nnext: ward check -C {shown}, then ward serve -C {shown}"
+        ));
     }
     Ok(())
 }
@@ -64,25 +67,23 @@ pub fn write(folder: &Path, name: &str, ports: Ports) -> Result {
             .replace("@ADT@", &ports.adt.to_string())
             .replace("@LAB@", &ports.lab.to_string())
             .replace("@TRAINING@", &training[..10]);
-        put(&folder.join(path), text.as_bytes(), false)?;
+        put(&folder.join(path), text.as_bytes())?;
     }
     for (file, text) in policy::starter() {
-        put(&folder.join("policies").join(file), text.as_bytes(), false)?;
+        put(&folder.join(file), text.as_bytes())?;
     }
-    let mut key = [0; 32];
-    SystemEntropy.fill(&mut key);
-    let text = format!("{}\n", base::hex::encode(&key));
-    put(&folder.join("keys/machine.key"), text.as_bytes(), true)
+    put(&folder.join("policies/ward.cedarschema"), policy::schema_text().as_bytes())?;
+    let key = folder.join("keys/machine.key");
+    std::fs::create_dir_all(folder.join("keys"))?;
+    FileRootKeys::create_machine_key(&key, &SystemEntropy).map_err(|error| Failure::said(error.to_string()))
 }
 
-fn put(path: &Path, bytes: &[u8], private: bool) -> Result {
+fn put(path: &Path, bytes: &[u8]) -> Result {
     use std::io::Write;
-    use std::os::unix::fs::OpenOptionsExt;
     if let Some(parent) = path.parent() {
         std::fs::create_dir_all(parent)?;
     }
-    let mode = if private { 0o600 } else { 0o644 };
-    let mut file = std::fs::OpenOptions::new().write(true).create_new(true).mode(mode).open(path)?;
+    let mut file = std::fs::OpenOptions::new().write(true).create_new(true).open(path)?;
     file.write_all(bytes)?;
     file.sync_all()?;
     Ok(())
