@@ -152,7 +152,7 @@ impl Silver {
         versions: &[Prepared<'_>],
         outcomes: &[PreparedOutcome<'_>],
     ) -> Result<u64, StoreError> {
-        if false { move_position(tx, batch).await?; }
+        move_position(tx, batch).await?;
         let (change, ordinal) = domain_state(tx, &batch.domain).await?;
         check_versions(tx, &batch.domain, versions).await?;
         let last_ordinal = check_patients(batch, ordinal)?;
