@@ -14,6 +14,7 @@ use tokio::sync::watch;
 
 use crate::envelope::{Content, Door, Envelope};
 use crate::journal::{Journal, JournalError};
+use crate::space::Space;
 
 /// What a door hands in.
 #[derive(Debug)]
@@ -94,6 +95,7 @@ pub struct Intake {
     /// Whether the window holds more keys than memory does.
     spilled: std::sync::atomic::AtomicBool,
     applied: watch::Receiver<u64>,
+    space: Space,
     clock: Arc<dyn Clock>,
     limits: Arc<Limits>,
 }
@@ -103,6 +105,7 @@ impl Intake {
     pub async fn open(
         journal: Arc<Journal>,
         silver: Silver,
+        space: Space,
         clock: Arc<dyn Clock>,
         limits: Arc<Limits>,
     ) -> Result<Self, IntakeError> {
@@ -116,7 +119,16 @@ impl Intake {
             recent.known.insert(key, Place::At(entry.index));
         }
         let applied = silver.applied(journal.domain());
-        Ok(Intake { journal, silver, recent: Mutex::new(recent), spilled: spilled.into(), applied, clock, limits })
+        Ok(Intake {
+            journal,
+            silver,
+            recent: Mutex::new(recent),
+            spilled: spilled.into(),
+            applied,
+            space,
+            clock,
+            limits,
+        })
     }
 
     pub fn journal(&self) -> &Arc<Journal> {
@@ -172,7 +184,11 @@ impl Intake {
         }
     }
 
+    /// Busy is answered before anything is stored: at a lag of refine, and at a mark of free space.
     fn refuse_when_behind(&self) -> Result<(), IntakeError> {
+        if self.space.free_bytes(self.clock.now()) < self.limits.disk_free_bytes_min {
+            return Err(IntakeError::Busy { retry_after_ms: 10_000 });
+        }
         let lag = self.journal.log().size().saturating_sub(*self.applied.borrow());
         if lag > self.limits.refine_lag_max { Err(IntakeError::Busy { retry_after_ms: 1_000 }) } else { Ok(()) }
     }

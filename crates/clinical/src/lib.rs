@@ -15,6 +15,7 @@ mod patients;
 mod receive;
 mod refine;
 mod source;
+mod space;
 pub mod v2;
 mod writes;
 
@@ -26,4 +27,5 @@ pub use patients::PatientMap;
 pub use receive::{Hl7Receiver, Reply};
 pub use refine::{CONSUMER, RefineError, Refiner, WHOLE, parse_etag};
 pub use source::{ProcessingMode, Source, SourceKind, TlsMode};
+pub use space::Space;
 pub use writes::{FhirWrites, WriteError, Written};

@@ -224,15 +224,17 @@ impl Writer<'_> {
             };
             let is_broken = status == "F" && self.random.chance(self.options.dirt.broken_result);
             let unknown = self.random.chance(self.options.dirt.unknown_code);
-            let coded = if unknown {
+            let coded = if is_broken {
+                // A result that does not say what was measured.
+                String::new()
+            } else if unknown {
                 self.truth.unknown_codes += 1;
                 format!("{code}^{}^LN^LX{test}^{name} (house code)^99LAB", esc(name))
             } else {
                 format!("{code}^{}^LN", esc(name))
             };
-            let sent = if is_broken { "see comment".to_owned() } else { shown.clone() };
             segments.push(format!(
-                "OBX|{}|NM|{coded}||{sent}|{unit}|{low}-{high}|{flag}|||{status}|||{}",
+                "OBX|{}|NM|{coded}||{shown}|{unit}|{low}-{high}|{flag}|||{status}|||{}",
                 n + 1,
                 ts(drawn)
             ));

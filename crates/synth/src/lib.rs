@@ -36,7 +36,7 @@ pub struct Dirt {
     pub reused_control_id: f64,
     /// A test message on the production feed.
     pub test_message: f64,
-    /// A result whose value is not the number its type promises.
+    /// A result that does not say what was measured.
     pub broken_result: f64,
     /// A birth date that is no date.
     pub wrong_date: f64,

@@ -289,9 +289,10 @@ impl Config {
 
     fn check_listeners(&self, reader: &mut Reader) {
         let mut taken = BTreeSet::from([self.mesh.listen.http]);
+        // A sender is one source of one domain: names are unique in the mesh.
+        let mut names = BTreeSet::new();
         for domain in self.domains.values() {
             let path = format!("domains/{}/domain.toml", domain.name);
-            let mut names = BTreeSet::new();
             for source in &domain.sources {
                 if !names.insert(&source.name) {
                     reader.find(

@@ -37,7 +37,11 @@ pub async fn open_vault(
         .map_err(|error| failed(doing)(error.to_string()))?
         .map_err(|error| failed(doing)(error.to_string()))?
     };
-    Vault::open(Arc::new(keys), table, clock, entropy).await.map_err(|error| failed(doing)(error.to_string()))
+    let vault =
+        Vault::open(Arc::new(keys), table, clock, entropy).await.map_err(|error| failed(doing)(error.to_string()))?;
+    // A turn of the epoch that a crash cut short goes on now.
+    vault.finish_turn().await.map_err(|error| failed(doing)(error.to_string()))?;
+    Ok(vault)
 }
 
 /// Epoch keys lie beside the machine key, away from the data: a backup of the data never holds them.

@@ -9,7 +9,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use base::{Clock, DomainName, Entropy, Layer, LogName, PermitMint, PrincipalId, Purpose, Read, Role};
-use clinical::{FhirWrites, Hl7Receiver, Intake, Journal, PatientMap, Refiner, SourceKind};
+use clinical::{FhirWrites, Hl7Receiver, Intake, Journal, PatientMap, Refiner, SourceKind, Space};
 use edge::{DomainDoors, Doors, MllpDoor, NodeInfo, Operator, OperatorError, TokenPurpose};
 use gate::{AuditLog, Gate, GateParts, Issue, LogTarget, MemoryDirectory, Targets, TokenIssuer, TokenKeys};
 use ledger::{Ed25519Signer, Log, LogOptions, RealDisk};
@@ -165,7 +165,7 @@ pub async fn build(config: Config, around: Surroundings) -> Result<Node, StartEr
         }
         refiners.push(refiner);
         let intake = Arc::new(
-            Intake::open(journal, silver.clone(), clock.clone(), limits.clone())
+            Intake::open(journal, silver.clone(), Space::below(&data), clock.clone(), limits.clone())
                 .await
                 .map_err(while_(format!("opening the intake of {name}")))?,
         );

@@ -33,6 +33,7 @@ pub const WHOLE: u32 = u32::MAX;
 
 const BATCH_ENTRIES_MAX: usize = 256;
 const BATCH_BYTES_MAX: usize = 8 << 20;
+const RETIRE_EVERY: Duration = Duration::from_secs(60);
 const PAUSE_AFTER_FAILURE: Duration = Duration::from_millis(250);
 
 /// What refine works with. One per domain.
@@ -117,6 +118,7 @@ impl Refiner {
         let mut grown = self.journal.log().subscribe();
         tokio::pin!(stop);
         let mut position = None;
+        let mut retired = tokio::time::Instant::now();
         loop {
             let step = async {
                 let at = match position {
@@ -126,6 +128,10 @@ impl Refiner {
                 if at < self.journal.log().size() {
                     self.step_or_set_aside(at).await
                 } else {
+                    if retired.elapsed() >= RETIRE_EVERY {
+                        retired = tokio::time::Instant::now();
+                        self.retire_unassigned().await?;
+                    }
                     wait_beyond(&mut grown, at).await;
                     Ok(at)
                 }
@@ -142,6 +148,20 @@ impl Refiner {
                 },
             }
         }
+    }
+
+    /// Destroys the keys under which inputs came in, once every input of theirs has its own scope. Called when refine has
+    /// caught up: each entry before its position is re-wrapped. The vault keeps those that may still be in use.
+    async fn retire_unassigned(&self) -> Result<(), RefineError> {
+        for generation in self.vault.living_unassigned(&self.domain).await? {
+            match self.vault.retire_unassigned(&self.domain, generation).await {
+                Ok(()) => tracing::info!(domain = %self.domain, generation, "a door key was destroyed"),
+                Err(error) if error.is_outage() => return Err(error.into()),
+                // Current, or rolled a moment ago: its turn comes.
+                Err(_) => {}
+            }
+        }
+        Ok(())
     }
 
     async fn position(&self) -> Result<u64, StoreError> {
@@ -185,7 +205,11 @@ impl Refiner {
         let mut upto = from;
         for entry in entries {
             match entry {
-                Ok(entry) if skip => self.set_aside_whole(&mut gathered, &entry, "internal", INTERNAL),
+                Ok(entry) if skip => {
+                    self.set_aside_whole(&mut gathered, &entry, "internal", INTERNAL);
+                    let scope = self.silver.scope(&self.domain, Holder::Shared, entry.envelope.received);
+                    gathered.rewraps.push((scope, entry.slots));
+                }
                 Ok(entry) => self.refine_entry(&bronze, &mut work, &mut gathered, entry).await?,
                 Err(JournalError::Destroyed { .. }) => {}
                 Err(JournalError::Unreadable { index, reason }) => gathered.set_aside.push(SetAside {

@@ -64,6 +64,12 @@ async fn search(
     let prefer = headers.get("prefer").and_then(|value| value.to_str().ok()).unwrap_or_default();
     let lenient = prefer.contains("handling=lenient");
     pairs.retain(|(name, _)| name != "_format" && name != "_pretty");
+    let bound = link_bound(call, domain, rtype);
+    if let [(name, link)] = pairs.as_slice()
+        && name == "_cursor"
+    {
+        pairs = open_link(doors, &bound, link)?;
+    }
     let query = fhir::search::parse_query(rtype, &pairs, &doors.limits, lenient).map_err(|issue| FhirError {
         status: StatusCode::BAD_REQUEST,
         issues: vec![issue],
@@ -72,7 +78,8 @@ async fn search(
     let permit = permit_to_read(doors, call, Action::Search, domain, rtype).await?;
     refuse_masked_criteria(&query, &permit.grant().masks)?;
     let page = doors.silver.search(&permit, domain, &query).await?;
-    let bundle = bundle(doors, &permit, domain, rtype, &query, &pairs, &page)?;
+    let links = links(doors, &bound, domain, rtype, &query, &pairs, &page)?;
+    let bundle = bundle(doors, &permit, domain, links, &page)?;
     let hash = doors.gate.query_hash(pairs_text(&pairs).as_bytes());
     let shown = page.resources.iter().chain(&page.included);
     let access = Access::of(&permit, Action::Search, &call.origin)
@@ -134,13 +141,26 @@ fn classes<'a>(rtype: &'a str, expression: &'a str) -> impl Iterator<Item = Data
     })
 }
 
+/// What a page link is sealed for: it opens for the same caller and type only.
+fn link_bound(call: &Call, domain: &DomainName, rtype: &str) -> Vec<u8> {
+    format!("fhir-page\0{}\0{domain}\0{rtype}", call.caller.principal()).into_bytes()
+}
+
+/// The criteria that a page link carries, with the store's cursor.
+fn open_link(doors: &Doors, bound: &[u8], link: &str) -> Result<Vec<(String, String)>, FhirError> {
+    let bad = || {
+        let text = "the page link is not valid for this request: start the search again";
+        FhirError::new(StatusCode::BAD_REQUEST, "value", text)
+    };
+    let plain = doors.silver.open_link(bound, link).map_err(|_| bad())?;
+    serde_json::from_slice(&plain).map_err(|_| bad())
+}
+
 fn bundle(
     doors: &Doors,
     permit: &Permit<Read>,
     domain: &DomainName,
-    rtype: &str,
-    query: &Query,
-    pairs: &[(String, String)],
+    links: Vec<Value>,
     page: &SearchPage,
 ) -> Result<Value, FhirError> {
     let base = format!("{}/fhir/{domain}", doors.info.base_url);
@@ -156,30 +176,37 @@ fn bundle(
     if let Some(total) = page.total {
         bundle.insert("total", Value::from(total as i64));
     }
-    bundle.insert("link", Value::Array(links(&base, rtype, query, pairs, page)));
+    bundle.insert("link", Value::Array(links));
     if !entries.is_empty() {
         bundle.insert("entry", Value::Array(entries));
     }
     Ok(Value::Object(bundle))
 }
 
-/// `self` repeats what was understood; `next` carries an opaque cursor, and no criterion.
-fn links(base: &str, rtype: &str, query: &Query, pairs: &[(String, String)], page: &SearchPage) -> Vec<Value> {
-    let understood: Vec<String> = pairs
-        .iter()
-        .filter(|(name, _)| name != "_cursor" && !query.ignored.contains(name))
-        .map(|(name, value)| format!("{}={}", percent(name), percent(value)))
-        .collect();
-    let mut links = vec![json!({
-        "relation": "self",
-        "url": (format!("{base}/{rtype}?{}", understood.join("&"))),
-    })];
+/// `self` repeats what was understood; `next` is opaque: criteria and cursor, sealed for this caller.
+fn links(
+    doors: &Doors,
+    bound: &[u8],
+    domain: &DomainName,
+    rtype: &str,
+    query: &Query,
+    pairs: &[(String, String)],
+    page: &SearchPage,
+) -> Result<Vec<Value>, FhirError> {
+    let base = format!("{}/fhir/{domain}/{rtype}", doors.info.base_url);
+    let understood: Vec<&(String, String)> =
+        pairs.iter().filter(|(name, _)| name != "_cursor" && !query.ignored.contains(name)).collect();
+    let shown: Vec<String> =
+        understood.iter().map(|(name, value)| format!("{}={}", percent(name), percent(value))).collect();
+    let mut links = vec![json!({ "relation": "self", "url": (format!("{base}?{}", shown.join("&"))) })];
     if let Some(next) = &page.next {
-        let mut parts = understood;
-        parts.push(format!("_cursor={}", percent(next)));
-        links.push(json!({ "relation": "next", "url": (format!("{base}/{rtype}?{}", parts.join("&"))) }));
+        let cursor = ("_cursor".to_owned(), next.clone());
+        let carried: Vec<&(String, String)> = understood.into_iter().chain([&cursor]).collect();
+        let plain = serde_json::to_vec(&carried).unwrap_or_default();
+        let sealed = doors.silver.seal_link(bound, &plain)?;
+        links.push(json!({ "relation": "next", "url": (format!("{base}?_cursor={}", percent(&sealed))) }));
     }
-    links
+    Ok(links)
 }
 
 fn percent(text: &str) -> String {
