@@ -1,6 +1,5 @@
 //! The node and its commands. `build()` in [`node`] puts the parts together; [`run`] is the command line.
 
-#[cfg(feature = "bench")]
 pub mod bench;
 pub mod cli;
 pub mod commands;
@@ -43,10 +42,7 @@ pub fn run(cli: Cli) -> ExitCode {
             Command::Quarantine(quarantine) => commands::flow::quarantine(&cli, quarantine).await,
             Command::Index(index) => commands::flow::index(&cli, index).await,
             Command::Product(product) => commands::flow::product(&cli, product).await,
-            #[cfg(feature = "bench")]
             Command::Bench(bench) => bench::run(&cli, bench).await,
-            #[cfg(not(feature = "bench"))]
-            Command::Bench(_) => Err(commands::Failure::said("this build has no benchmarks")),
         };
         match result {
             Ok(()) => ExitCode::SUCCESS,

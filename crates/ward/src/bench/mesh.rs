@@ -137,9 +137,27 @@ impl TestMesh {
         Ok(counts.iter().map(|(_, n)| n).sum())
     }
 
-    /// Bytes on disk of the data and of the second audit target, as the file system allots them.
-    pub fn bytes_at_rest(&self) -> u64 {
-        allotted(&self.folder.join("data")) + allotted(&self.folder.join("audit-second"))
+    /// Bytes on disk by part, as the file system allots them.
+    pub fn at_rest(&self) -> AtRest {
+        let data = self.folder.join("data");
+        let logs = |wanted: fn(&str) -> bool| -> u64 {
+            let Ok(entries) = std::fs::read_dir(data.join("logs")) else { return 0 };
+            let named = entries.flatten().filter(|entry| wanted(&entry.file_name().to_string_lossy()));
+            named.map(|entry| allotted(&entry.path())).sum()
+        };
+        let all = allotted(&data) + allotted(&self.folder.join("audit-second"));
+        let journals = logs(|name| name.starts_with("journal-"));
+        let audit = logs(|name| name == "audit") + allotted(&self.folder.join("audit-second"));
+        AtRest {
+            all,
+            parts: [
+                journals,
+                audit,
+                files(&data, "catalog.db"),
+                files(&data, "keys.db"),
+                allotted(&data.join("index")),
+            ],
+        }
     }
 
     /// So many clients that send these requests in turn, each from another place in the list.
@@ -156,6 +174,33 @@ impl TestMesh {
         }
         Ok(callers)
     }
+}
+
+/// What a mesh takes on disk.
+#[derive(Debug, Clone, Copy)]
+pub struct AtRest {
+    pub all: u64,
+    parts: [u64; 5],
+}
+
+impl AtRest {
+    const PARTS: [&'static str; 5] = ["journal", "audit twice", "catalog", "keys", "index"];
+
+    /// Growth by part, for each of so many.
+    pub fn growth(&self, before: &AtRest, each: u64) -> String {
+        let grown = self.parts.iter().zip(&before.parts).map(|(now, then)| now.saturating_sub(*then) / each.max(1));
+        let told: Vec<String> =
+            Self::PARTS.iter().zip(grown).map(|(part, bytes)| format!("{part} {bytes} B")).collect();
+        told.join(", ")
+    }
+}
+
+/// A database with the files beside it: its write-ahead log.
+fn files(folder: &Path, stem: &str) -> u64 {
+    use std::os::unix::fs::MetadataExt;
+    let Ok(entries) = std::fs::read_dir(folder) else { return 0 };
+    let named = entries.flatten().filter(|entry| entry.file_name().to_string_lossy().starts_with(stem));
+    named.filter_map(|entry| entry.metadata().ok()).map(|data| data.blocks() * 512).sum()
 }
 
 fn allotted(folder: &Path) -> u64 {
