@@ -56,10 +56,8 @@ impl Needles {
             }
         }
         let longest = patterns.iter().map(Vec::len).max().unwrap_or(0);
-        let automaton = AhoCorasickBuilder::new()
-            .ascii_case_insensitive(true)
-            .build(&patterns)
-            .expect("patterns that fit");
+        let automaton =
+            AhoCorasickBuilder::new().ascii_case_insensitive(true).build(&patterns).expect("patterns that fit");
         Needles { automaton, meaning, words: words.to_vec(), longest }
     }
 

@@ -21,7 +21,7 @@ use ward::wire::{HttpAnswer, HttpsClient, MllpClient, WireError};
 use ward::{Addresses, Surroundings};
 
 /// One mint serves every node of this process: it can be claimed only once.
-fn mint() -> PermitMint {
+pub fn mint() -> PermitMint {
     static MINT: OnceLock<PermitMint> = OnceLock::new();
     MINT.get_or_init(|| PermitMint::claim().expect("nothing else in this process claims the mint")).clone()
 }
@@ -35,12 +35,21 @@ pub fn mesh_folder() -> TempDir {
 
 /// A node in this process.
 pub struct Mesh {
-    pub folder: TempDir,
+    folder: Option<TempDir>,
     pub addresses: Addresses,
     pub doors: Arc<edge::Doors>,
     pub client: Client,
-    stop: oneshot::Sender<()>,
-    running: JoinHandle<()>,
+    stop: Option<oneshot::Sender<()>>,
+    running: Option<JoinHandle<()>>,
+}
+
+impl Drop for Mesh {
+    /// A test that failed leaves its folder: the node still writes there, and a log whose folder goes ends the process.
+    fn drop(&mut self) {
+        if let Some(folder) = self.folder.take() {
+            let _ = folder.keep();
+        }
+    }
 }
 
 impl Mesh {
@@ -64,18 +73,25 @@ impl Mesh {
         let running = tokio::spawn(node.run_until(async move {
             let _ = stopped.await;
         }));
-        Mesh { folder, addresses, doors, client: Client::new(&socket), stop, running }
+        Mesh {
+            folder: Some(folder),
+            addresses,
+            doors,
+            client: Client::new(&socket),
+            stop: Some(stop),
+            running: Some(running),
+        }
     }
 
     /// Drains the node; the folder can be started again.
-    pub async fn stop(self) -> TempDir {
-        let _ = self.stop.send(());
-        self.running.await.expect("the node drains");
-        self.folder
+    pub async fn stop(mut self) -> TempDir {
+        let _ = self.stop.take().expect("stopped once").send(());
+        self.running.take().expect("stopped once").await.expect("the node drains");
+        self.folder.take().expect("stopped once")
     }
 
     pub fn path(&self) -> &Path {
-        self.folder.path()
+        self.folder.as_ref().expect("a node that was not stopped").path()
     }
 
     pub fn mllp_address(&self, source: &str) -> SocketAddr {
@@ -166,7 +182,7 @@ pub fn adt(control_id: &str, trigger: &str, mrn: &str, family: &str) -> Vec<u8> 
         "MSH|^~\\&|REGSYS|GENHOSP|WARD|MESH|20261101120000-0500||ADT^{trigger}^ADT_A01|{control_id}|P|2.5.1\r\
          EVN|{trigger}|20261101120000\r\
          PID|1||{mrn}^^^GENHOSP^MR||{family}^Test^^^^^L||19700203|F|||1 Mill Street^^Boston^MA^02118^USA^H\r\
-         PV1|1|I|2N^101^A^GENHOSP||||1001^Lee^Jordan|||||||||||V{mrn}^^^GENHOSP^VN|||||||||||||||||||||||||20261101120000\r"
+         PV1|1|I|2N^101^A^GENHOSP||||1001^Lee^Jordan||||||||||||V{mrn}^^^GENHOSP^VN|||||||||||||||||||||||||20261101120000\r"
     )
     .into_bytes()
 }

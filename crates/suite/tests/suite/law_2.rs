@@ -46,12 +46,9 @@ fn law_2_the_searcher_finds_what_is_planted() {
         plant(name.clone(), packed.clone());
         plant(format!("{name}-in-zstd"), zstd::encode_all(&packed[..], 3).expect("zstd"));
     }
-    for compression in [
-        Compression::UNCOMPRESSED,
-        Compression::SNAPPY,
-        Compression::LZ4_RAW,
-        Compression::ZSTD(ZstdLevel::default()),
-    ] {
+    for compression in
+        [Compression::UNCOMPRESSED, Compression::SNAPPY, Compression::LZ4_RAW, Compression::ZSTD(ZstdLevel::default())]
+    {
         plant(format!("parquet-{compression:?}"), parquet_file(&sentinel, compression));
     }
     let mut searched = Searched::default();
@@ -82,7 +79,8 @@ fn packings(text: &[u8]) -> Vec<(String, Vec<u8>)> {
 }
 
 fn parquet_file(value: &str, compression: Compression) -> Vec<u8> {
-    let rows: ArrayRef = Arc::new(StringArray::from_iter_values((0..50).map(|n| format!("{} {n} {value}", &value[..9]))));
+    let rows: ArrayRef =
+        Arc::new(StringArray::from_iter_values((0..50).map(|n| format!("{} {n} {value}", &value[..9]))));
     let batch = RecordBatch::try_from_iter([("family", rows)]).expect("a batch");
     // Without statistics, which would hold the value in the clear beside the pages.
     let properties = WriterProperties::builder()
@@ -99,7 +97,12 @@ fn parquet_file(value: &str, compression: Compression) -> Vec<u8> {
 /// Everything a node can be made to do with a patient's data, then the search: while it runs, after a kill, after a drain.
 #[tokio::test(flavor = "multi_thread")]
 async fn law_2_no_sentinel_is_in_any_file_of_a_node() {
-    let options = Options { patients: 24, sentinels: true, dirt: Dirt { test_message: 0.05, ..Dirt::USUAL }, ..Options::default() };
+    let options = Options {
+        patients: 24,
+        sentinels: true,
+        dirt: Dirt { test_message: 0.05, ..Dirt::USUAL },
+        ..Options::default()
+    };
     let hospital = Hospital::generate(&options);
     assert!(hospital.sentinels.len() >= 24 * 9);
     let needles = Needles::new(&hospital.sentinels);
@@ -135,10 +138,23 @@ fn search(needles: &Needles, folder: &Path, pid: Option<u32>, when: &str) {
     }
     let log = std::fs::metadata(folder.join("serve.log")).expect("a log").len();
     assert!(log > 1_000, "the process logged nothing: RUST_LOG did not reach it");
-    assert!(searched.files > 20 && searched.bytes > 1 << 20, "{when}: {} files, {} bytes", searched.files, searched.bytes);
-    let shown: Vec<_> = searched.hits.iter().take(20).map(|hit| format!("{} in {} as {}", hit.word, hit.file.display(), hit.how)).collect();
+    assert!(
+        searched.files > 20 && searched.bytes > 1 << 20,
+        "{when}: {} files, {} bytes",
+        searched.files,
+        searched.bytes
+    );
+    let shown: Vec<_> = searched
+        .hits
+        .iter()
+        .take(20)
+        .map(|hit| format!("{} in {} as {}", hit.word, hit.file.display(), hit.how))
+        .collect();
     assert!(shown.is_empty(), "{when}: {} finds: {shown:#?}", searched.hits.len());
-    eprintln!("law 2, {when}: {} files, {} bytes, {} unpacked: nothing", searched.files, searched.bytes, searched.unpacked);
+    eprintln!(
+        "law 2, {when}: {} files, {} bytes, {} unpacked: nothing",
+        searched.files, searched.bytes, searched.unpacked
+    );
 }
 
 /// SQL engines and databases unlink their temporary files while they write them.
@@ -167,7 +183,8 @@ async fn feed(process: &Process, hospital: &Hospital) {
         // A key may hold anything: here a sentinel.
         let key = format!("{}-{}", item.control_id, hospital.sentinels[0]);
         let headers = [("content-type", "application/fhir+json"), ("idempotency-key", key.as_str())];
-        let answer = https.call(Method::POST, "/fhir/ehr", Some(&token), &headers, item.bytes.clone()).await.expect("an answer");
+        let answer =
+            https.call(Method::POST, "/fhir/ehr", Some(&token), &headers, item.bytes.clone()).await.expect("an answer");
         assert_eq!(answer.status, 200, "{}", answer.text());
     }
 }

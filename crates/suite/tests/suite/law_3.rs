@@ -2,8 +2,11 @@
 
 use std::sync::Arc;
 
-use base::{LogicalId, Layer, Ordinal, Read};
-use gate::Ask;
+use base::{Layer, LogicalId, Ordinal, Read};
+use gate::{
+    Access, Ask, AuditLog, Caller, Gate, GateParts, Held, Issue, MemoryAuditKeys, MemoryDirectory, MemoryPatients,
+    MemoryTarget, NotReleased, PrincipalKind, PrincipalRecord, Targets, TokenIssuer, TokenKeys,
+};
 use policy::Action;
 use serde_json::json;
 
@@ -28,13 +31,13 @@ async fn law_3_a_permit_for_one_patient_reaches_no_other() {
     assert_eq!(ids.len(), 6);
     let caller = mesh.doors.gate.authenticate(Some(&mesh.token("dr-lee").await)).await.expect("a caller");
     for id in &ids {
-        let own = mesh.doors.silver.patient_ordinal(&ehr, id).await.expect("the store").expect("known");
+        let own = mesh.doors.silver.patient_of(&ehr, "Patient", id).await.expect("the store").expect("known");
         let origin = gate::Origin::new("test", None, None);
         let ask = Ask::new(Action::Read, &ehr, Layer::Silver, &origin).patient(own);
         let permit = mesh.doors.gate.permit::<Read>(&caller, ask).await.expect("permitted");
         for other in &ids {
             let read = mesh.doors.silver.read(&permit, &ehr, "Patient", other).await;
-            let history = mesh.doors.silver.history(&permit, &ehr, "Patient", other, 10).await;
+            let history = mesh.doors.silver.history(&permit, &ehr, "Patient", other, None, 10).await;
             if other == id {
                 assert!(read.expect("readable").is_some() && !history.expect("readable").is_empty());
             } else {
@@ -48,7 +51,7 @@ async fn law_3_a_permit_for_one_patient_reaches_no_other() {
         let scanned = mesh.doors.silver.scan(&permit, &ehr, "Encounter", 0, 100).await.expect("a scan");
         assert!(scanned.resources.iter().all(|resource| resource.patient == own));
     }
-    assert!(mesh.doors.silver.patient_ordinal(&ehr, &ids[0]).await.expect("the store") != Some(Ordinal::NONE));
+    assert!(mesh.doors.silver.patient_of(&ehr, "Patient", &ids[0]).await.expect("the store") != Some(Ordinal::NONE));
     mesh.stop().await;
 }
 
@@ -95,19 +98,96 @@ async fn law_3_no_door_opens_without_a_permit() {
     mesh.stop().await;
 }
 
-/// A failed audit refuses the release: both targets gone, nothing leaves.
+/// A failed audit refuses the release: the node's own data, under a gate whose only audit target fails, stays closed.
 #[tokio::test(flavor = "multi_thread")]
 async fn law_3_nothing_leaves_when_the_audit_cannot_be_written() {
-    use gate::{AuditLog, MemoryAuditKeys, MemoryDirectory, MemoryPatients, MemoryTarget, Targets};
-
-    let mesh = Mesh::start().await;
+    let folder = crate::harness::mesh_folder();
+    let engine =
+        ward::node::engine(&ward::config::Config::load(folder.path()).expect("the mesh folder")).expect("policies");
+    let mesh = Mesh::start_in(folder).await;
     mesh.send_all("adt-main", [adt("C1", "A01", "M1", "Law").as_slice()]).await;
     mesh.settle().await;
+    let bundle = mesh.get("dr-lee", "/fhir/ehr/Patient").await.json();
+    let id = LogicalId::parse(bundle["entry"][0]["resource"]["id"].as_str().expect("an id")).expect("valid");
+
     let target = Arc::new(MemoryTarget::new("memory"));
-    let entropy: Arc<dyn base::Entropy> = Arc::new(base::SystemEntropy);
-    let keys = Arc::new(MemoryAuditKeys::new(entropy.clone()));
-    let audit = AuditLog::open(keys, Targets::new(vec![target.clone()], 16)).await.expect("an audit log");
-    drop((audit, MemoryDirectory::default(), MemoryPatients::default()));
+    let (gate, caller) = gate_over(engine, target.clone()).await;
+    let ehr = domain("ehr");
+    let origin = gate::Origin::new("test", None, None);
+    let permit = async || {
+        let ask = Ask::new(Action::Read, &ehr, Layer::Silver, &origin).kind("Patient");
+        gate.permit::<Read>(&caller, ask).await.expect("permitted")
+    };
+    let read = async |permit: &base::Permit<Read>| {
+        let found =
+            mesh.doors.silver.read(permit, &ehr, "Patient", &id).await.expect("the store").expect("the patient");
+        let body = String::from_utf8(found.body.expose().to_vec()).expect("text");
+        (found.patient.0, Held::under(permit, body))
+    };
+    // While the audit works the same steps give the data.
+    let first = permit().await;
+    let (patient, held) = read(&first).await;
+    assert!(!format!("{held:?}").contains("Law"), "a held value shows itself");
+    let access = Access::of(&first, Action::Read, &origin).rows(1).patients(&ehr, [patient]);
+    let release = gate.release(&caller, access).await.expect("the audit works");
+    assert!(held.release(release).expect("its release").contains("Law"));
+
+    // The audit fails: no release, and a release of another access opens nothing.
+    let (second, third) = (permit().await, permit().await);
+    let access = Access::of(&second, Action::Read, &origin).rows(1).patients(&ehr, [patient]);
+    let other = gate.release(&caller, access).await.expect("the audit still works");
     target.fail(true);
+    let (patient, held) = read(&third).await;
+    let access = Access::of(&third, Action::Read, &origin).rows(1).patients(&ehr, [patient]);
+    let refused = gate.release(&caller, access).await.expect_err("no audit, no release");
+    assert!(matches!(refused, NotReleased::Audit(_)), "{refused}");
+    assert!(held.release(other).is_err(), "a release opened what it was not made for");
+
+    // A refusal cannot be recorded either: it stays a refusal.
+    let ask = Ask::new(Action::Read, &domain("laboratory"), Layer::Silver, &origin).kind("Patient");
+    assert!(gate.permit::<Read>(&caller, ask).await.is_err());
+    // The audit is back, and so is the data.
+    target.fail(false);
+    let fourth = permit().await;
+    let (patient, held) = read(&fourth).await;
+    let access = Access::of(&fourth, Action::Read, &origin).rows(1).patients(&ehr, [patient]);
+    let release = gate.release(&caller, access).await.expect("the audit works again");
+    assert!(held.release(release).is_ok());
     mesh.stop().await;
+}
+
+/// A gate of its own over the node's policies, with one audit target, and a physician of `ehr`.
+async fn gate_over(engine: policy::Engine, target: Arc<MemoryTarget>) -> (Gate, Caller) {
+    let entropy: Arc<dyn base::Entropy> = Arc::new(base::SystemEntropy);
+    let clock: Arc<dyn base::Clock> = Arc::new(base::SystemClock);
+    let keys = Arc::new(MemoryAuditKeys::new(entropy.clone()));
+    let audit = AuditLog::open(keys, Targets::new(vec![target], 16)).await.expect("an audit log");
+    let key = TokenIssuer::new_key().expect("a key");
+    let issuer = TokenIssuer::from_pkcs8(&key, "urn:suite", "urn:suite", 3_600_000).expect("an issuer");
+    let physician = base::PrincipalId::parse("dr-lee").expect("a principal");
+    let directory = MemoryDirectory::default();
+    directory.put(PrincipalRecord {
+        domains: vec![domain("ehr")],
+        training_until: Some(clock.now().plus_ms(86_400_000)),
+        ..PrincipalRecord::new(physician.clone(), PrincipalKind::Person, base::Role::Physician)
+    });
+    let issue = Issue {
+        domain: Some(domain("ehr")),
+        purpose: Some(base::Purpose::Treatment),
+        ..Issue::new(physician, base::Role::Physician)
+    };
+    let token = issuer.issue(&issue, clock.now(), &*entropy).expect("a token");
+    let gate = Gate::new(GateParts {
+        mint: crate::harness::mint(),
+        engine,
+        audit,
+        patients: Arc::new(MemoryPatients::default()),
+        principals: Arc::new(directory),
+        tokens: TokenKeys::of(&issuer),
+        clock,
+        entropy,
+        limits: base::Limits::default(),
+    });
+    let caller = gate.authenticate(Some(&token)).await.expect("a caller");
+    (gate, caller)
 }

@@ -97,7 +97,8 @@ fn check(folder: &Path, key: &VerifierKey, outside: &[(&str, &str)]) -> Report {
 async fn node_with_a_past() -> (TempDir, String) {
     let mesh = Mesh::start().await;
     for n in 0..60 {
-        let message = adt(&format!("C{n}"), if n % 3 == 0 { "A08" } else { "A01" }, &format!("M{}", n % 20), "Historic");
+        let message =
+            adt(&format!("C{n}"), if n % 3 == 0 { "A08" } else { "A01" }, &format!("M{}", n % 20), "Historic");
         mesh.send_all("adt-main", [message.as_slice()]).await;
     }
     mesh.settle().await;

@@ -66,7 +66,8 @@ async fn law_5_a_critical_result_beside_a_broken_one_arrives() {
     assert_eq!(potassium["valueQuantity"]["value"].to_string(), "7.9");
     // The report leads to it.
     let report = entries(&mesh.get("tech-novak", "/fhir/laboratory/DiagnosticReport").await.json()).remove(0);
-    let results: Vec<&str> = report["result"].as_array().into_iter().flatten().filter_map(|r| r["reference"].as_str()).collect();
+    let results: Vec<&str> =
+        report["result"].as_array().into_iter().flatten().filter_map(|r| r["reference"].as_str()).collect();
     let id = format!("Observation/{}", potassium["id"].as_str().expect("an id"));
     assert!(results.len() == 2 && results.contains(&id.as_str()), "{report}");
 
@@ -106,7 +107,8 @@ async fn law_5_a_replay_brings_in_what_waited_for_a_person() {
             "name": [{ "family": "Twice" }],
         });
         let path = format!("/fhir/ehr/Patient/{id}");
-        let answer = https.call(Method::PUT, &path, Some(&feed), &headers, patient.to_string()).await.expect("an answer");
+        let answer =
+            https.call(Method::PUT, &path, Some(&feed), &headers, patient.to_string()).await.expect("an answer");
         assert_eq!(answer.status, 201, "{}", answer.text());
     }
     assert_eq!(mesh.send_all("adt-main", [adt("C1", "A01", "M77", "Twice").as_slice()]).await, ["AA"]);
@@ -141,7 +143,8 @@ async fn law_5_a_replay_brings_in_what_waited_for_a_person() {
 
     // Nothing waits there any more.
     let token = mesh.token("eng-ehr").await;
-    let error = mesh.client.post("/admin/set-aside/ehr/2/replay", Some(&token), &Value::Null).await.expect_err("an error");
+    let error =
+        mesh.client.post("/admin/set-aside/ehr/2/replay", Some(&token), &Value::Null).await.expect_err("an error");
     assert!(error.to_string().contains("404"), "{error}");
     mesh.stop().await;
 }
@@ -162,12 +165,22 @@ async fn law_5_a_critical_result_is_never_hidden_by_a_formality() {
     }
     let formalities = [
         ("an ambiguous patient", oru("C1", "M88", "F1", &[CRITICAL])),
-        ("no patient at all", String::from_utf8(oru("C2", "M89", "F2", &[CRITICAL])).map(|m| {
-            m.split_inclusive('\r').filter(|line| !line.starts_with("PID")).collect::<String>().into_bytes()
-        }).expect("text")),
-        ("no report", String::from_utf8(oru("C3", "M90", "F3", &[CRITICAL])).map(|m| {
-            m.split_inclusive('\r').filter(|line| !line.starts_with("OBR")).collect::<String>().into_bytes()
-        }).expect("text")),
+        (
+            "no patient at all",
+            String::from_utf8(oru("C2", "M89", "F2", &[CRITICAL]))
+                .map(|m| {
+                    m.split_inclusive('\r').filter(|line| !line.starts_with("PID")).collect::<String>().into_bytes()
+                })
+                .expect("text"),
+        ),
+        (
+            "no report",
+            String::from_utf8(oru("C3", "M90", "F3", &[CRITICAL]))
+                .map(|m| {
+                    m.split_inclusive('\r').filter(|line| !line.starts_with("OBR")).collect::<String>().into_bytes()
+                })
+                .expect("text"),
+        ),
         ("an unknown flag beside it", oru("C4", "M91", "F4", &[&CRITICAL.replace("|HH|", "|HH~??|")])),
         ("an unknown status", oru("C5", "M92", "F5", &[&CRITICAL.replace("|||F\r", "|||?\r")])),
         ("a unit nobody knows", oru("C6", "M93", "F6", &[&CRITICAL.replace("mmol/L|", "mmoI per litre|")])),
@@ -226,7 +239,8 @@ async fn law_5_what_is_refused_says_where_and_why() {
         let ack = mesh.mllp("adt-main").await.send(message.as_bytes()).await.expect("an acknowledgement");
         let text = String::from_utf8(ack).expect("text");
         assert_eq!(ward::wire::ack_code(text.as_bytes()), *code, "{what}: {text}");
-        let err = text.split('\r').find(|segment| segment.starts_with("ERR")).unwrap_or_else(|| panic!("{what}: {text}"));
+        let err =
+            text.split('\r').find(|segment| segment.starts_with("ERR")).unwrap_or_else(|| panic!("{what}: {text}"));
         assert!(err.contains(error), "{what}: {err}");
         let said = err.split('|').nth(8).unwrap_or_default();
         assert!(said.len() > 20 && !said.contains("Refused") && !text.contains("M1^"), "{what}: {err}");
@@ -257,7 +271,11 @@ async fn law_5_fhir_errors_name_the_element() {
         (json!({ "resourceType": "Patient", "name": { "family": "NotAList" } }), 422, "Patient.name"),
         (json!({ "resourceType": "Patient", "name": [{ "given": [null] }] }), 422, "Patient.name[0].given"),
         (json!({ "resourceType": "Patient", "name": [] }), 422, "Patient.name"),
-        (json!({ "resourceType": "Patient", "deceasedBoolean": true, "deceasedDateTime": "2020" }), 422, "Patient.deceased"),
+        (
+            json!({ "resourceType": "Patient", "deceasedBoolean": true, "deceasedDateTime": "2020" }),
+            422,
+            "Patient.deceased",
+        ),
     ];
     for (resource, status, expression) in &invalid {
         let answer = mesh.post_fhir("dr-lee", "/fhir/ehr/Patient", resource).await;
@@ -388,7 +406,10 @@ async fn observations_are_true(mesh: &Mesh, hospital: &Hospital) {
         assert!(found[key].to_string().contains("\"HH\"") || truth.observations[key].status == "corrected", "{key:?}");
     }
     assert!(found.len() <= truth.observations.len() + broken, "results that nobody sent");
-    assert!(truth.observations.len() > 150 && broken > 0 && !truth.critical.is_empty(), "the hospital shows too little");
+    assert!(
+        truth.observations.len() > 150 && broken > 0 && !truth.critical.is_empty(),
+        "the hospital shows too little"
+    );
 }
 
 async fn patients_and_visits_are_true(mesh: &Mesh, hospital: &Hospital) {
@@ -459,7 +480,12 @@ fn valued_fields(message: &hl7v2::Message<'_>) -> u64 {
 async fn law_5_a_replay_after_a_changed_configuration() {
     let folder = mesh_folder();
     // Two assigners that are one: the hospital's number is found under neither system of the other's records.
-    edit(folder.path(), "domains/ehr/domain.toml", "GENHOSP = \"urn:oid:2.16.840.1.113883.19.5.1\"", "GENHOSP = \"urn:oid:1.2.3.4\"");
+    edit(
+        folder.path(),
+        "domains/ehr/domain.toml",
+        "GENHOSP = \"urn:oid:2.16.840.1.113883.19.5.1\"",
+        "GENHOSP = \"urn:oid:1.2.3.4\"",
+    );
     let mesh = Mesh::start_in(folder).await;
     for id in ["first", "second"] {
         let patient = json!({
@@ -469,7 +495,12 @@ async fn law_5_a_replay_after_a_changed_configuration() {
         let token = mesh.token("bedside-gateway").await;
         let headers = [("content-type", "application/fhir+json")];
         let path = format!("/fhir/ehr/Patient/{id}");
-        let answer = mesh.https().await.call(Method::PUT, &path, Some(&token), &headers, patient.to_string()).await.expect("an answer");
+        let answer = mesh
+            .https()
+            .await
+            .call(Method::PUT, &path, Some(&token), &headers, patient.to_string())
+            .await
+            .expect("an answer");
         assert_eq!(answer.status, 201, "{}", answer.text());
     }
     mesh.send_all("adt-main", [adt("C1", "A01", "M5", "Moved").as_slice()]).await;

@@ -10,9 +10,14 @@ use crate::harness::{Mesh, adt, append, mesh_folder};
 /// The analyst may search and read records too, under what the policy for products says word for word.
 fn mesh_with_records_for_analysts() -> tempfile::TempDir {
     let folder = mesh_folder();
-    let products = std::fs::read_to_string(folder.path().join("policies/analytics.cedar")).expect("the starting policies");
+    let products =
+        std::fs::read_to_string(folder.path().join("policies/analytics.cedar")).expect("the starting policies");
     let begin = products.find("@id(\"analyst-reads-products\")").expect("the analyst's policy");
-    let end = begin + products[begin..].find(';').and_then(|at| products[begin + at..].find("\n\n").map(|n| at + n)).expect("its end");
+    let end = begin
+        + products[begin..]
+            .find(';')
+            .and_then(|at| products[begin + at..].find("\n\n").map(|n| at + n))
+            .expect("its end");
     let records = products[begin..end]
         .replace("analyst-reads-products", "analyst-reads-records")
         .replace("action in [Action::\"query\", Action::\"read\"]", "action in [Action::\"search\", Action::\"read\"]")
@@ -87,7 +92,8 @@ struct Told {
 /// Twelve patients by ADT, two by FHIR; one of each is labelled afterwards.
 async fn fill(mesh: &Mesh) -> Told {
     for n in 0..12 {
-        let message = String::from_utf8(adt(&format!("C{n}"), "A01", &format!("M{n}"), &format!("Family{n}"))).expect("text");
+        let message =
+            String::from_utf8(adt(&format!("C{n}"), "A01", &format!("M{n}"), &format!("Family{n}"))).expect("text");
         let message = message
             .replace("19700203", &format!("{}0{}1{}", 1931 + n * 7, 1 + n % 9, n % 10))
             .replace("02118", ["02118", "03601", "10001", "05901"][n % 4])
@@ -96,7 +102,8 @@ async fn fill(mesh: &Mesh) -> Told {
         assert_eq!(mesh.send_all("adt-main", [message.as_bytes()]).await, ["AA"]);
     }
     mesh.settle().await;
-    let plain = json!({ "resourceType": "Patient", "name": [{ "family": "Plain" }], "gender": "other", "birthDate": "1988" });
+    let plain =
+        json!({ "resourceType": "Patient", "name": [{ "family": "Plain" }], "gender": "other", "birthDate": "1988" });
     assert_eq!(mesh.post_fhir("bedside-gateway", "/fhir/ehr/Patient", &plain).await.status, 201);
     let labelled = |code: &str| {
         json!({ "resourceType": "Patient", "name": [{ "family": "Labelled" }], "birthDate": "1977-07-07",
@@ -112,7 +119,12 @@ async fn fill(mesh: &Mesh) -> Told {
     let token = mesh.token("bedside-gateway").await;
     let headers = [("content-type", "application/fhir+json")];
     let path = format!("/fhir/ehr/Patient/{restricted}");
-    let put = mesh.https().await.call(Method::PUT, &path, Some(&token), &headers, patient.to_string()).await.expect("an answer");
+    let put = mesh
+        .https()
+        .await
+        .call(Method::PUT, &path, Some(&token), &headers, patient.to_string())
+        .await
+        .expect("an answer");
     assert_eq!(put.status, 200, "{}", put.text());
     mesh.settle().await;
     for product in ["patients", "encounters"] {
@@ -165,7 +177,8 @@ async fn law_7_masks_show_what_the_policy_says() {
         for hidden in ["family", "given", "mrn", "phone", "city"] {
             assert!(row[hidden].is_null(), "{hidden}: {row}");
         }
-        let (shown, real) = (row["birth_date"].as_str().expect("a year"), raw[id]["birth_date"].as_str().expect("a date"));
+        let (shown, real) =
+            (row["birth_date"].as_str().expect("a year"), raw[id]["birth_date"].as_str().expect("a date"));
         assert!(shown.len() == 4 && real.starts_with(shown) || shown < real, "{shown} of {real}");
         if let Some(zip) = raw[id]["postal_code"].as_str() {
             // 036 and 059 hold too few people (45 CFR 164.514(b)(2)(i)(B)).
@@ -177,8 +190,11 @@ async fn law_7_masks_show_what_the_policy_says() {
         }
     }
     // A criterion over what is masked tells nothing by SQL, and is refused by FHIR.
-    for criterion in ["family = 'Family1'", "family LIKE 'Fam%'", "birth_date = '1938-02-11'", "mrn = 'M1'", "postal_code = '02118'"] {
-        let answer = mesh.sql("ana-analyst", &format!("SELECT count(*) AS n FROM ehr.patients WHERE {criterion}")).await;
+    for criterion in
+        ["family = 'Family1'", "family LIKE 'Fam%'", "birth_date = '1938-02-11'", "mrn = 'M1'", "postal_code = '02118'"]
+    {
+        let answer =
+            mesh.sql("ana-analyst", &format!("SELECT count(*) AS n FROM ehr.patients WHERE {criterion}")).await;
         assert!(answer.status != 200 || answer.json()["n"] == 0, "{criterion}: {}", answer.text());
         let seen = mesh.sql("dr-lee", &format!("SELECT count(*) AS n FROM ehr.patients WHERE {criterion}")).await;
         assert_ne!(seen.json()["n"], 0, "{criterion} finds nothing unmasked, and so proves nothing");
@@ -239,7 +255,9 @@ async fn hidden_ones_stay_hidden(mesh: &Mesh, told: &Told) {
         for sql in [
             format!("SELECT count(*) AS n FROM ehr.patients WHERE id = '{hidden}'"),
             format!("SELECT count(*) AS n FROM ehr.encounters WHERE patient = '{hidden}'"),
-            format!("SELECT count(*) AS n FROM ehr.encounters e JOIN ehr.patients p ON e.patient = p.id WHERE p.id = '{hidden}'"),
+            format!(
+                "SELECT count(*) AS n FROM ehr.encounters e JOIN ehr.patients p ON e.patient = p.id WHERE p.id = '{hidden}'"
+            ),
         ] {
             let answer = mesh.sql("ana-analyst", &sql).await;
             assert_eq!(answer.json()["n"], 0, "{sql}: {}", answer.text());
@@ -259,7 +277,10 @@ async fn hidden_ones_stay_hidden(mesh: &Mesh, told: &Told) {
         let encounter = &by_fhir[id];
         assert_eq!(encounter["subject"]["reference"], format!("Patient/{}", row["patient"].as_str().expect("a key")));
         assert_eq!((&encounter["status"], &encounter["class"]["code"]), (&row["status"], &row["class"]));
-        assert!(row["visit_number"].is_null() && encounter["identifier"].to_string().matches("value").count() == 0, "{row} {encounter}");
+        assert!(
+            row["visit_number"].is_null() && encounter["identifier"].to_string().matches("value").count() == 0,
+            "{row} {encounter}"
+        );
         assert_eq!(encounter["period"]["start"], row["admitted"]);
     }
 }

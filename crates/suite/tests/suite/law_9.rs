@@ -40,7 +40,8 @@ fn folder_with_small_limits() -> tempfile::TempDir {
 /// Everything that comes until the other side closes, or nothing more comes.
 async fn read_all(stream: &mut (impl AsyncRead + Unpin)) -> Vec<u8> {
     let mut answer = Vec::new();
-    let _ = tokio::time::timeout(PATIENCE, stream.read_to_end(&mut answer)).await.expect("the node closes the connection");
+    let _ =
+        tokio::time::timeout(PATIENCE, stream.read_to_end(&mut answer)).await.expect("the node closes the connection");
     answer
 }
 
@@ -116,7 +117,10 @@ async fn law_9_mllp_takes_anything() {
         ("HTTP", format!("GET /{SENTINEL} HTTP/1.1\r\nHost: x\r\n\r\n").into_bytes()),
         ("a TLS hello", client_hello(&folder.path().join("tls/ca.pem"))),
         ("delimiters that are letters", hl7v2::mllp::frame(message.replace("|^~\\&|", "MABCDM").as_bytes())),
-        ("one field of a million repeats", hl7v2::mllp::frame(message.replace("||1970", &format!("|{}|1970", "~".repeat(50_000))).as_bytes())),
+        (
+            "one field of a million repeats",
+            hl7v2::mllp::frame(message.replace("||1970", &format!("|{}|1970", "~".repeat(50_000))).as_bytes()),
+        ),
         ("nothing at all", Vec::new()),
     ];
     for (n, (what, bytes)) in cases.iter().enumerate() {
@@ -177,8 +181,12 @@ async fn law_9_http_takes_anything() {
 async fn bodies(process: &Process) {
     let patient = |rest: &str| format!("{{\"resourceType\":\"Patient\",\"name\":[{{\"family\":\"{SENTINEL}\"}}]{rest}");
     let deep = format!("{}{}{}", "{\"a\":".repeat(10_000), "1", "}".repeat(10_000));
-    let deep_extension = format!("{},\"extension\":{}1{}}}", patient(""), "[{\"extension\":".repeat(10_000), "}]".repeat(10_000));
-    let entries = vec![json!({ "resource": { "resourceType": "Patient" }, "request": { "method": "POST", "url": "Patient" } }); 60];
+    let deep_extension =
+        format!("{},\"extension\":{}1{}}}", patient(""), "[{\"extension\":".repeat(10_000), "}]".repeat(10_000));
+    let entries = vec![
+        json!({ "resource": { "resourceType": "Patient" }, "request": { "method": "POST", "url": "Patient" } });
+        60
+    ];
     let cases: Vec<(&str, Vec<u8>, &[u16])> = vec![
         ("JSON 10,000 levels deep", deep.into_bytes(), &[400, 413, 422]),
         ("an extension 10,000 levels deep", deep_extension.into_bytes(), &[400, 413, 422]),
@@ -194,7 +202,11 @@ async fn bodies(process: &Process) {
         ("no JSON", format!("<Patient><name value=\"{SENTINEL}\"/></Patient>").into_bytes(), &[400, 415]),
         ("another type", format!("{{\"resourceType\":\"{SENTINEL}\"}}").into_bytes(), &[400]),
         ("a number that is none", patient(",\"multipleBirthInteger\":1e999999}").into_bytes(), &[400, 422]),
-        ("a number with 100,000 digits", patient(&format!(",\"multipleBirthInteger\":{}}}", "9".repeat(100_000))).into_bytes(), &[400, 422]),
+        (
+            "a number with 100,000 digits",
+            patient(&format!(",\"multipleBirthInteger\":{}}}", "9".repeat(100_000))).into_bytes(),
+            &[400, 422],
+        ),
         ("nothing", Vec::new(), &[400]),
     ];
     for (what, body, statuses) in cases {
@@ -209,13 +221,19 @@ async fn bodies(process: &Process) {
     let bundle = json!({ "resourceType": "Bundle", "type": "transaction", "entry": entries });
     let answer = process.post("bedside-gateway", "/fhir/ehr", "application/fhir+json", bundle.to_string()).await;
     assert_eq!(answer.status, 413, "too many entries: {}", answer.text());
-    for reference in ["Patient/../../etc/passwd", "Patient?identifier=a|b&_sort=x", "urn:uuid:nothing", &SENTINEL.repeat(1_000)] {
+    for reference in
+        ["Patient/../../etc/passwd", "Patient?identifier=a|b&_sort=x", "urn:uuid:nothing", &SENTINEL.repeat(1_000)]
+    {
         let resource = json!({ "resourceType": "Condition", "subject": { "reference": reference } });
-        let answer = process.post("bedside-gateway", "/fhir/ehr/Condition", "application/fhir+json", resource.to_string()).await;
+        let answer =
+            process.post("bedside-gateway", "/fhir/ehr/Condition", "application/fhir+json", resource.to_string()).await;
         assert!(answer.status.is_client_error() || answer.status == 201, "{reference}: {}", answer.text());
         clean("a strange reference", &answer.body);
     }
-    let admin = process.client.call(Method::POST, "/admin/token", None, "application/json", format!("{{\"principal\":\"{SENTINEL}\"")).await;
+    let admin = process
+        .client
+        .call(Method::POST, "/admin/token", None, "application/json", format!("{{\"principal\":\"{SENTINEL}\""))
+        .await;
     let admin = admin.expect("an answer");
     assert_eq!(admin.status, 400);
     clean("a broken request for a token", &admin.body);
@@ -258,9 +276,17 @@ async fn paths(process: &Process, folder: &Path) {
     ] {
         let answer = process.https().await.get(&path, &token).await.expect("an answer");
         let shown: String = path.chars().take(80).collect();
-        assert!(answer.status.is_client_error() || path.contains("family=%ff"), "{shown}: {} {}", answer.status, answer.text());
+        assert!(
+            answer.status.is_client_error() || path.contains("family=%ff"),
+            "{shown}: {} {}",
+            answer.status,
+            answer.text()
+        );
         clean(&shown, &answer.body);
-        assert!(answer.headers.iter().all(|(_, value)| !String::from_utf8_lossy(value.as_bytes()).contains(SENTINEL)), "{shown}");
+        assert!(
+            answer.headers.iter().all(|(_, value)| !String::from_utf8_lossy(value.as_bytes()).contains(SENTINEL)),
+            "{shown}"
+        );
     }
     wrong_tokens(process, &token).await;
     // A page that is not there answers like any other, also without a token; nothing is told to the network.
@@ -307,8 +333,11 @@ async fn wrong_tokens(process: &Process, token: &str) {
         ("too long", "x".repeat(30_000)),
         ("empty", String::new()),
     ] {
-        for (method, path) in [(Method::GET, "/fhir/ehr/Patient"), (Method::POST, "/sql"), (Method::GET, "/admin/status")] {
-            let answer = process.https().await.call(method, path, Some(&token), &[], "SELECT 1").await.expect("an answer");
+        for (method, path) in
+            [(Method::GET, "/fhir/ehr/Patient"), (Method::POST, "/sql"), (Method::GET, "/admin/status")]
+        {
+            let answer =
+                process.https().await.call(method, path, Some(&token), &[], "SELECT 1").await.expect("an answer");
             assert_eq!(answer.status, 401, "{what} at {path}: {}", answer.text());
             clean(what, &answer.body);
         }
@@ -319,15 +348,23 @@ async fn wrong_tokens(process: &Process, token: &str) {
 async fn bytes(process: &Process, folder: &Path) {
     let authority = folder.join("tls/ca.pem");
     let huge_header = format!("GET /healthz HTTP/1.1\r\nHost: x\r\nX-Big: {}\r\n\r\n", SENTINEL.repeat(20_000));
-    let many_headers = format!("GET /healthz HTTP/1.1\r\nHost: x\r\n{}\r\n", format!("X-A: {SENTINEL}\r\n").repeat(5_000));
+    let many_headers =
+        format!("GET /healthz HTTP/1.1\r\nHost: x\r\n{}\r\n", format!("X-A: {SENTINEL}\r\n").repeat(5_000));
     let cases: Vec<(&str, Vec<u8>)> = vec![
         ("a header too large", huge_header.into_bytes()),
         ("too many headers", many_headers.into_bytes()),
         ("no HTTP", format!("{SENTINEL}\r\n\r\n").into_bytes()),
         ("a header that is none", format!("GET / HTTP/1.1\r\n{SENTINEL}\r\n\r\n").into_bytes()),
-        ("a length that is none", format!("POST /sql HTTP/1.1\r\nHost: x\r\nContent-Length: {SENTINEL}\r\n\r\n").into_bytes()),
+        (
+            "a length that is none",
+            format!("POST /sql HTTP/1.1\r\nHost: x\r\nContent-Length: {SENTINEL}\r\n\r\n").into_bytes(),
+        ),
         ("two lengths", b"POST /sql HTTP/1.1\r\nHost: x\r\nContent-Length: 1\r\nContent-Length: 2\r\n\r\nab".to_vec()),
-        ("length and chunks", b"POST /sql HTTP/1.1\r\nHost: x\r\nContent-Length: 5\r\nTransfer-Encoding: chunked\r\n\r\n0\r\n\r\n".to_vec()),
+        (
+            "length and chunks",
+            b"POST /sql HTTP/1.1\r\nHost: x\r\nContent-Length: 5\r\nTransfer-Encoding: chunked\r\n\r\n0\r\n\r\n"
+                .to_vec(),
+        ),
         ("a path with a line break", format!("GET /fhir\r\n{SENTINEL} HTTP/1.1\r\n\r\n").into_bytes()),
         ("binary", (0..4_000_u32).map(|n| (n.wrapping_mul(2_654_435_761) >> 24) as u8).collect()),
         ("an HTTP/2 preface and garbage", [b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n".as_slice(), &[0xFF; 500]].concat()),
@@ -352,11 +389,15 @@ async fn bytes(process: &Process, folder: &Path) {
         assert!(!answer.starts_with(b"HTTP/1.1 2"), "{what}: {}", String::from_utf8_lossy(&answer));
     }
     // The wrong protocol altogether.
-    clean("plain HTTP to the TLS port", &raw(process.http, format!("GET /{SENTINEL} HTTP/1.1\r\nHost: x\r\n\r\n").as_bytes()).await);
+    clean(
+        "plain HTTP to the TLS port",
+        &raw(process.http, format!("GET /{SENTINEL} HTTP/1.1\r\nHost: x\r\n\r\n").as_bytes()).await,
+    );
     clean("MLLP to the TLS port", &raw(process.http, &hl7v2::mllp::frame(&adt("X", "A01", SENTINEL, SENTINEL))).await);
     let mut silent = TcpStream::connect(process.http).await.expect("a connection");
     let mut byte = [0];
-    let closed = tokio::time::timeout(PATIENCE, silent.read(&mut byte)).await.expect("the node closes a silent connection");
+    let closed =
+        tokio::time::timeout(PATIENCE, silent.read(&mut byte)).await.expect("the node closes a silent connection");
     assert!(matches!(closed, Ok(0) | Err(_)));
 }
 
@@ -396,7 +437,12 @@ async fn law_9_sql_takes_anything() {
     }
     for (name, value) in [("accept", "application/x-nothing"), ("content-type", "text/plain")] {
         let token = process.token("dr-lee").await;
-        let answer = process.https().await.call(Method::POST, "/sql", Some(&token), &[(name, value)], "SELECT 1").await.expect("an answer");
+        let answer = process
+            .https()
+            .await
+            .call(Method::POST, "/sql", Some(&token), &[(name, value)], "SELECT 1")
+            .await
+            .expect("an answer");
         assert!(answer.status.is_client_error(), "{name}: {}", answer.status);
     }
     let answer = process.post("dr-lee", "/sql", "application/sql", vec![0xFF; 100]).await;

@@ -56,9 +56,12 @@ async fn a_message_becomes_a_governed_row() {
 async fn events_move_the_visit() {
     let mesh = Mesh::start().await;
     let message = |id, trigger| adt(id, trigger, "M200", "Visitor");
-    for (control_id, trigger, status) in
-        [("1", "A01", "in-progress"), ("2", "A08", "in-progress"), ("3", "A03", "finished"), ("4", "A13", "in-progress")]
-    {
+    for (control_id, trigger, status) in [
+        ("1", "A01", "in-progress"),
+        ("2", "A08", "in-progress"),
+        ("3", "A03", "finished"),
+        ("4", "A13", "in-progress"),
+    ] {
         mesh.send_all("adt-main", [message(control_id, trigger).as_slice()]).await;
         mesh.settle().await;
         let bundle = mesh.get("dr-lee", "/fhir/ehr/Encounter?_count=5").await.json();
