@@ -103,7 +103,7 @@ pub enum MaskMethod {
     Null,
     /// A fixed text for every value.
     Constant(String),
-    /// HMAC under a key of the domain and the column: equal values stay equal.
+    /// HMAC under a key of the domain and the class: equal values stay equal.
     KeyedHash,
     /// The last n characters; the others become `*`.
     Last(u8),
@@ -124,6 +124,22 @@ pub struct Mask {
     pub policy: String,
     /// The policy's own sentence on why.
     pub reason: String,
+}
+
+impl Mask {
+    /// Which of several masks on one class holds: the one that shows least. Every door asks here, so that all show the
+    /// same (law 7).
+    pub fn strictest(masks: &[Mask], class: DataClass) -> Option<&Mask> {
+        masks.iter().filter(|mask| mask.class == class).min_by_key(|mask| match mask.method {
+            MaskMethod::Null => 0,
+            MaskMethod::Constant(_) => 1,
+            MaskMethod::AgeBand => 2,
+            MaskMethod::Zip3 => 3,
+            MaskMethod::YearOnly => 4,
+            MaskMethod::KeyedHash => 5,
+            MaskMethod::Last(n) => 6 + u16::from(n),
+        })
+    }
 }
 
 /// What a decision allows. Made by `gate` from a policy decision; read by storage and doors.

@@ -11,7 +11,7 @@ use std::time::{Duration, Instant};
 use base::{Clock, Entropy, Layer, Limits, Permit, TraceContext, Write};
 use bytes::Bytes;
 use clinical::{Door, Hl7Receiver};
-use gate::{Ask, Caller, Gate, Origin};
+use gate::{Ask, Gate, Origin};
 use hl7v2::mllp::{Decoder, frame};
 use net::{Connection, Drain, Listener};
 use policy::Action;
@@ -22,7 +22,6 @@ use crate::metrics::Metrics;
 /// What a listener works with.
 pub struct MllpDoor {
     pub gate: Gate,
-    pub caller: Caller,
     pub receiver: Arc<Hl7Receiver>,
     pub limits: Arc<Limits>,
     pub clock: Arc<dyn Clock>,
@@ -46,16 +45,22 @@ impl MllpDoor {
             .await;
     }
 
+    /// Asked anew whenever the last permit has run out: what a source may do can change while it is connected.
     async fn permit(&self, peer: IpAddr) -> Option<Permit<Write>> {
+        let source = &self.receiver.source().name;
+        let refused = |reason: String| {
+            tracing::warn!(%source, %reason, "a source is not permitted to send");
+            None
+        };
+        let caller = match self.gate.source(source) {
+            Ok(caller) => caller,
+            Err(error) => return refused(error.to_string()),
+        };
         let origin = Origin::new("mllp", Some(peer), None);
-        let ask = Ask::new(Action::Ingest, self.receiver.domain(), Layer::Bronze, &origin)
-            .kind(self.receiver.source().name.as_str());
-        match self.gate.permit::<Write>(&self.caller, ask).await {
+        let ask = Ask::new(Action::Ingest, self.receiver.domain(), Layer::Bronze, &origin).kind(source.as_str());
+        match self.gate.permit::<Write>(&caller, ask).await {
             Ok(permit) => Some(permit),
-            Err(refusal) => {
-                tracing::warn!(source = %self.receiver.source().name, reason = %refusal, "a source is not permitted to send");
-                None
-            }
+            Err(refusal) => refused(refusal.to_string()),
         }
     }
 

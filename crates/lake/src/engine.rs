@@ -26,7 +26,7 @@ use tokio::sync::Semaphore;
 use crate::barrier::Guard;
 use crate::footers::{Footers, Opener};
 use crate::keys::{FileKeys, decryption};
-use crate::mask::{Masker, strictest};
+use crate::mask::Masker;
 use crate::session::{self, Engine};
 use crate::table::{STORE_URL, SecuredTable};
 use crate::{build, cells, error, mask, render, selftest, statement};
@@ -131,7 +131,7 @@ impl Inner {
         for column in &manifest.columns {
             // The class of today's contract; a column it does not know any more is free text, the most restricted.
             let class = columns.iter().find(|c| c.name == column.name).map_or(base::DataClass::FreeText, |c| c.class);
-            let mask = strictest(grant.masks.iter().filter(|m| m.class == class));
+            let mask = base::Mask::strictest(&grant.masks, class);
             masks.push(mask.map(|mask| {
                 let label = mask::label(name.domain.as_str(), class);
                 Masker::new(mask.method.clone(), class, || *self.keys.derive(&label), now)

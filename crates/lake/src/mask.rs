@@ -176,19 +176,6 @@ pub fn label(domain: &str, class: DataClass) -> String {
     format!("mask/{domain}/{class}")
 }
 
-/// Which of several masks on one column holds: the one that shows least.
-pub fn strictest<'a>(masks: impl Iterator<Item = &'a base::Mask>) -> Option<&'a base::Mask> {
-    masks.min_by_key(|mask| match mask.method {
-        MaskMethod::Null => 0,
-        MaskMethod::Constant(_) => 1,
-        MaskMethod::AgeBand => 2,
-        MaskMethod::Zip3 => 3,
-        MaskMethod::YearOnly => 4,
-        MaskMethod::KeyedHash => 5,
-        MaskMethod::Last(n) => 6 + u16::from(n),
-    })
-}
-
 #[cfg(test)]
 mod tests {
     use arrow::array::{Date32Array, Int64Array, ListArray, StringViewArray};

@@ -82,7 +82,7 @@ impl Walk<'_> {
             return Effect::Kept;
         }
         let class = products::classify::derive(self.rtype, path);
-        let Some(mask) = self.masks.iter().find(|mask| mask.class == class) else { return Effect::Kept };
+        let Some(mask) = Mask::strictest(self.masks, class) else { return Effect::Kept };
         let shown = match value {
             Value::String(text) => self.shower.show(&mask.method, self.domain, class, text),
             // A number or truth value of a masked class has no partial form.

@@ -1,0 +1,138 @@
+//! What everything else of a node stands on: keys, logs, catalog, silver, objects.
+
+use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use base::{Clock, Entropy, Limits, LogName};
+use gate::{AuditTarget, LogTarget};
+use ledger::{Ed25519Signer, Log, LogOptions, RealDisk};
+use store::objects::DurableLocal;
+use store::{Catalog, Silver, SilverParts, SqlKeyTable};
+use vault::Vault;
+
+use super::{StartError, while_};
+use crate::config::Config;
+
+/// Logs of a node by name, for proofs and checkpoints.
+pub type Logs = BTreeMap<String, Log>;
+
+pub struct Foundation {
+    pub config: Arc<Config>,
+    pub limits: Arc<Limits>,
+    pub data: PathBuf,
+    pub clock: Arc<dyn Clock>,
+    pub entropy: Arc<dyn Entropy>,
+    pub vault: Vault,
+    pub logs: Logs,
+    /// The audit log and its second, where there is one. Either suffices.
+    pub audit_targets: Vec<Arc<dyn AuditTarget>>,
+    pub catalog: Catalog,
+    pub silver: Silver,
+    pub objects: Arc<dyn object_store::ObjectStore>,
+}
+
+impl Foundation {
+    /// Keys first, since logs and catalog are sealed; the logs' locks then keep a second node out.
+    pub async fn lay(
+        config: Config,
+        clock: Arc<dyn Clock>,
+        entropy: Arc<dyn Entropy>,
+    ) -> Result<Foundation, StartError> {
+        let config = Arc::new(config);
+        let limits = Arc::new(config.mesh.limits.clone());
+        let data = config.data();
+        make_private(&data)?;
+        let key_table = SqlKeyTable::open(&sqlite(&data, "keys.db")).await.map_err(while_("opening the key table"))?;
+        let vault = crate::keys::open_vault(&config, Arc::new(key_table), clock.clone(), entropy.clone()).await?;
+        let (logs, audit_targets) = open_logs(&config, &vault, &clock).await?;
+        let url = config.mesh.catalog.url.clone().unwrap_or_else(|| sqlite(&data, "catalog.db"));
+        let catalog = Catalog::open(&url).await.map_err(while_("opening the catalog"))?;
+        let silver = Silver::open(SilverParts {
+            catalog: catalog.clone(),
+            vault: vault.clone(),
+            index_dir: data.join("index"),
+            domains: config.domains.keys().cloned().collect(),
+            clock: clock.clone(),
+            entropy: entropy.clone(),
+            limits: limits.clone(),
+        })
+        .await
+        .map_err(while_("opening silver and its search index"))?;
+        let objects: Arc<dyn object_store::ObjectStore> =
+            Arc::new(DurableLocal::open(&data.join("objects")).map_err(while_("opening the object store"))?);
+        Ok(Foundation { config, limits, data, clock, entropy, vault, logs, audit_targets, catalog, silver, objects })
+    }
+}
+
+/// A journal per domain, the control log, the audit log and its second.
+async fn open_logs(
+    config: &Config,
+    vault: &Vault,
+    clock: &Arc<dyn Clock>,
+) -> Result<(Logs, Vec<Arc<dyn AuditTarget>>), StartError> {
+    let folder = config.data().join("logs");
+    let opener = LogOpener { config, vault, clock };
+    let mut logs = Logs::new();
+    for domain in config.domains.keys() {
+        let name = format!("journal-{domain}");
+        let log = opener.open(&folder, &name).await?;
+        logs.insert(name, log);
+    }
+    logs.insert("control".into(), opener.open(&folder, "control").await?);
+    let audit = opener.open(&folder, "audit").await?;
+    logs.insert("audit".into(), audit.clone());
+    let mut targets: Vec<Arc<dyn AuditTarget>> = vec![Arc::new(LogTarget::new("log", audit))];
+    if let Some(second) = &config.mesh.audit.second {
+        let log = opener.open(&config.folder.join(second), "audit").await?;
+        logs.insert("audit-second".into(), log.clone());
+        targets.push(Arc::new(LogTarget::new("second", log)));
+    }
+    Ok((logs, targets))
+}
+
+fn make_private(folder: &Path) -> Result<(), StartError> {
+    use std::os::unix::fs::DirBuilderExt;
+    std::fs::DirBuilder::new()
+        .recursive(true)
+        .mode(0o700)
+        .create(folder)
+        .map_err(while_(format!("making {}", folder.display())))
+}
+
+fn sqlite(data: &Path, file: &str) -> String {
+    format!("sqlite:{}", data.join(file).display())
+}
+
+struct LogOpener<'a> {
+    config: &'a Config,
+    vault: &'a Vault,
+    clock: &'a Arc<dyn Clock>,
+}
+
+impl LogOpener<'_> {
+    /// Opens a log, with its signing key from the vault, and leaves its public key beside it for `ward-verify`.
+    async fn open(&self, folder: &Path, name: &str) -> Result<Log, StartError> {
+        let doing = || format!("opening the log {name}");
+        let log_name = LogName::parse(name).map_err(while_(doing()))?;
+        let folder = folder.join(name);
+        make_private(&folder)?;
+        let origin = format!("{}/{name}", self.config.mesh.name);
+        let seed = self.vault.ed25519_seed(&format!("log/{name}")).await.map_err(while_(doing()))?;
+        let signer = Ed25519Signer::from_seed(&origin, &seed).ok_or_else(|| StartError {
+            doing: doing(),
+            why: "the mesh's name cannot name a key: use letters, digits, dots and dashes".into(),
+        })?;
+        let options = LogOptions::from_limits(origin, &self.config.mesh.limits);
+        let (disk, clock) = (Arc::new(RealDisk), self.clock.clone());
+        let log = {
+            let folder = folder.clone();
+            tokio::task::spawn_blocking(move || Log::open(disk, &folder, log_name, options, Arc::new(signer), clock))
+                .await
+                .map_err(while_(doing()))?
+                .map_err(while_(doing()))?
+        };
+        std::fs::write(folder.join("vkey"), format!("{}\n", log.vkey())).map_err(while_(doing()))?;
+        Ok(log)
+    }
+}

@@ -1,0 +1,306 @@
+//! The node: [`build`] puts its parts together, and its order is the architecture.
+//!
+//! Keys, logs, catalog, gate, refine caught up, products, and only then doors.
+
+mod directory;
+mod foundation;
+mod operator;
+
+use std::collections::BTreeMap;
+use std::net::SocketAddr;
+use std::path::Path;
+use std::sync::Arc;
+use std::time::Duration;
+
+use base::{Clock, DomainName, Entropy, Layer, PermitMint, Read};
+use clinical::{FhirWrites, Hl7Receiver, Intake, Journal, PatientMap, Refiner, SourceKind, Space};
+use edge::{DomainDoors, Doors, MllpDoor, NodeInfo};
+use gate::{AuditLog, Gate, GateParts, LogTarget, Targets, TokenIssuer, TokenKeys};
+use ledger::Log;
+use net::{Drain, Listener};
+use store::Catalog;
+
+use self::foundation::Foundation;
+use self::operator::NodeOperator;
+use crate::config::Config;
+
+pub(crate) use self::foundation::Foundation as Ground;
+
+/// Why the node could not start: what was being done, and why it failed.
+#[derive(Debug, thiserror::Error)]
+#[error("{doing}: {why}")]
+pub struct StartError {
+    pub doing: String,
+    pub why: String,
+}
+
+pub(crate) fn while_<E: std::fmt::Display>(doing: impl Into<String>) -> impl FnOnce(E) -> StartError {
+    let doing = doing.into();
+    move |error| StartError { doing, why: error.to_string() }
+}
+
+/// A node that is built and not yet serving.
+pub struct Node {
+    pub config: Arc<Config>,
+    pub doors: Arc<Doors>,
+    pub gate: Gate,
+    refiners: Vec<Arc<Refiner>>,
+    logs: Vec<Log>,
+    listeners: Listeners,
+    catalog: Catalog,
+    drain: Drain,
+}
+
+struct Listeners {
+    http: Listener,
+    mllp: Vec<(Listener, MllpDoor)>,
+    socket: tokio::net::UnixListener,
+}
+
+/// Where a running node listens.
+#[derive(Debug, Clone)]
+pub struct Addresses {
+    pub http: SocketAddr,
+    /// (domain, source) → address.
+    pub mllp: Vec<(DomainName, base::SourceName, SocketAddr)>,
+}
+
+/// What time, chance and permits a node is built with.
+pub struct Surroundings {
+    pub mint: PermitMint,
+    pub clock: Arc<dyn Clock>,
+    pub entropy: Arc<dyn Entropy>,
+}
+
+/// Puts a node together. When this returns every earlier input is refined and every listener is bound.
+pub async fn build(config: Config, around: Surroundings) -> Result<Node, StartError> {
+    let Surroundings { mint, clock, entropy } = around;
+    let ground = Foundation::lay(config, clock, entropy).await?;
+    let issuer = Arc::new(crate::keys::token_issuer(&ground.config, &ground.vault).await?);
+    let practitioners = ground.config.principals.iter().filter_map(|p| Some((p.id.clone(), p.practitioner.clone()?)));
+    let patients = Arc::new(PatientMap::new(practitioners));
+    let gate = open_gate(&ground, mint, &issuer, patients.clone()).await?;
+    // Refine has caught up before a door opens: every earlier control key is then known.
+    let mut refiners = Vec::new();
+    let mut domains = BTreeMap::new();
+    for name in ground.config.domains.keys() {
+        let (refiner, doors) = open_domain(&ground, &gate, &patients, name).await?;
+        refiners.push(refiner);
+        domains.insert(name.clone(), doors);
+    }
+    let products = crate::products::open(&ground).await?;
+    let metrics = Arc::new(edge::Metrics::default());
+    let listeners = bind(&ground, &gate, &domains, &metrics).await?;
+    let http = listeners.http.address().map_err(while_("asking for the HTTP address"))?;
+    let operator = Arc::new(NodeOperator {
+        config: ground.config.clone(),
+        issuer,
+        silver: ground.silver.clone(),
+        gate: gate.clone(),
+        logs: ground.logs.clone(),
+        clock: ground.clock.clone(),
+        entropy: ground.entropy.clone(),
+    });
+    let audit = LogTarget::new("log", ground.logs["audit"].clone());
+    let doors = Arc::new(Doors {
+        gate: gate.clone(),
+        silver: ground.silver,
+        domains,
+        registry: products.registry,
+        snapshots: products.snapshots,
+        builder: products.builder,
+        engine: products.engine,
+        shower: products.shower,
+        operator,
+        audit: Arc::new(gate.audit_reader(Arc::new(audit))),
+        metrics,
+        limits: ground.limits,
+        info: NodeInfo {
+            mesh: ground.config.mesh.name.clone(),
+            version: env!("CARGO_PKG_VERSION"),
+            started: ground.clock.now(),
+            base_url: format!("https://{http}"),
+        },
+        clock: ground.clock,
+        entropy: ground.entropy,
+    });
+    Ok(Node {
+        config: ground.config,
+        doors,
+        gate,
+        refiners,
+        logs: ground.logs.into_values().collect(),
+        listeners,
+        catalog: ground.catalog,
+        drain: Drain::new(),
+    })
+}
+
+async fn open_gate(
+    ground: &Foundation,
+    mint: PermitMint,
+    issuer: &TokenIssuer,
+    patients: Arc<PatientMap>,
+) -> Result<Gate, StartError> {
+    let retention = vault::RetentionClass::parse("audit-6y").map_err(while_("naming the audit's retention"))?;
+    let keys = Arc::new(gate::VaultAuditKeys::new(ground.vault.clone(), ground.clock.clone(), retention));
+    let targets = Targets::new(ground.audit_targets.clone(), ground.limits.log_queue_max);
+    let audit = AuditLog::open(keys, targets).await.map_err(while_("opening the audit log"))?;
+    Ok(Gate::new(GateParts {
+        mint,
+        engine: directory::engine(&ground.config)?,
+        audit,
+        patients,
+        principals: Arc::new(directory::directory(&ground.config)),
+        tokens: TokenKeys::of(issuer),
+        clock: ground.clock.clone(),
+        entropy: ground.entropy.clone(),
+        limits: (*ground.limits).clone(),
+    }))
+}
+
+/// A domain's journal with its refiner, caught up, and what its doors need.
+async fn open_domain(
+    ground: &Foundation,
+    gate: &Gate,
+    patients: &Arc<PatientMap>,
+    name: &DomainName,
+) -> Result<(Arc<Refiner>, DomainDoors), StartError> {
+    let Foundation { config, limits, vault, silver, clock, objects, .. } = ground;
+    let domain = &config.domains[name];
+    let log = ground.logs[&format!("journal-{name}")].clone();
+    let journal = Arc::new(Journal::new(name.clone(), log, vault.clone(), objects.clone()));
+    let permit =
+        gate.node_permit::<Read>("index", name, Layer::Silver).map_err(while_(format!("reading silver of {name}")))?;
+    patients.load(&permit, silver, name).await.map_err(while_(format!("loading patient sets of {name}")))?;
+    let refiner = Arc::new(Refiner::new(
+        journal.clone(),
+        silver.clone(),
+        vault.clone(),
+        gate.clone(),
+        patients.clone(),
+        domain.sources.clone(),
+        limits.clone(),
+        clock.clone(),
+    ));
+    let caught_up = refiner.catch_up().await.map_err(while_(format!("refining the journal of {name}")))?;
+    if caught_up > 0 {
+        tracing::info!(domain = %name, entries = caught_up, "refined what the journal had ahead");
+    }
+    let space = Space::below(&ground.data);
+    let intake = Intake::open(journal, silver.clone(), space, clock.clone(), limits.clone())
+        .await
+        .map_err(while_(format!("opening the intake of {name}")))?;
+    let intake = Arc::new(intake);
+    let timeout = Duration::from_millis(limits.http_request_timeout_ms / 2);
+    let writes = FhirWrites::new(intake.clone(), silver.clone(), timeout);
+    let hl7 = domain.sources.iter().filter(|source| source.kind == SourceKind::Hl7v2);
+    let receivers = hl7
+        .map(|source| {
+            let receiver = Hl7Receiver::new(intake.clone(), Arc::new(source.clone()), limits.clone(), clock.clone());
+            (source.name.clone(), Arc::new(receiver))
+        })
+        .collect();
+    Ok((refiner, DomainDoors { intake, writes, receivers }))
+}
+
+async fn bind(
+    ground: &Foundation,
+    gate: &Gate,
+    domains: &BTreeMap<DomainName, DomainDoors>,
+    metrics: &Arc<edge::Metrics>,
+) -> Result<Listeners, StartError> {
+    let Foundation { config, limits, clock, entropy, .. } = ground;
+    let handshake = Duration::from_millis(limits.http_header_timeout_ms);
+    let tls = crate::keys::http_tls(config)?;
+    let http = Listener::bind(config.mesh.listen.http, Some(tls), limits.http_connections_max, handshake)
+        .await
+        .map_err(while_(format!("listening on {}", config.mesh.listen.http)))?;
+    let mut mllp = Vec::new();
+    for receiver in domains.values().flat_map(|doors| doors.receivers.values()) {
+        let source = receiver.source();
+        let Some(address) = source.listen else { continue };
+        let tls = crate::keys::source_tls(config, source)?;
+        let listener = Listener::bind(address, tls, limits.mllp_connections_max, handshake)
+            .await
+            .map_err(while_(format!("listening on {address} for source {}", source.name)))?;
+        let door = MllpDoor {
+            gate: gate.clone(),
+            receiver: receiver.clone(),
+            limits: limits.clone(),
+            clock: clock.clone(),
+            entropy: entropy.clone(),
+            metrics: metrics.clone(),
+        };
+        mllp.push((listener, door));
+    }
+    Ok(Listeners { http, mllp, socket: bind_socket(&config.socket())? })
+}
+
+impl Node {
+    pub fn addresses(&self) -> Result<Addresses, StartError> {
+        let asked = "asking for a listener's address";
+        let mut mllp = Vec::new();
+        for (listener, door) in &self.listeners.mllp {
+            let address = listener.address().map_err(while_(asked))?;
+            mllp.push((door.receiver.domain().clone(), door.receiver.source().name.clone(), address));
+        }
+        Ok(Addresses { http: self.listeners.http.address().map_err(while_(asked))?, mllp })
+    }
+
+    /// Serves until `shutdown` resolves, then drains: no new work, open work finished, logs closed.
+    pub async fn run_until(self, shutdown: impl Future<Output = ()>) {
+        let Node { config, doors, gate: _, refiners, logs, listeners, catalog, drain } = self;
+        let limits = doors.limits.clone();
+        let router = edge::router(doors.clone());
+        let refining = Drain::new();
+        for refiner in refiners {
+            let stop = refining.clone();
+            refining.spawn(async move { refiner.run(async move { stop.closing().await }).await });
+        }
+        for (listener, door) in listeners.mllp {
+            let drain_door = drain.clone();
+            drain.spawn(async move { door.serve(listener, drain_door).await });
+        }
+        drain.spawn(edge::serve(listeners.http, router.clone(), limits.clone(), drain.clone()));
+        drain.spawn(serve_socket(listeners.socket, router, limits.clone(), drain.clone()));
+        shutdown.await;
+        tracing::info!("draining");
+        // Doors first, refine after them: a FHIR write that is under way waits for its outcome.
+        let timeout = Duration::from_millis(limits.drain_timeout_ms);
+        if !drain.finish(timeout).await {
+            tracing::warn!("some connections did not end in time");
+        }
+        refining.finish(timeout).await;
+        for log in logs {
+            log.close().await;
+        }
+        catalog.close().await;
+        let _ = std::fs::remove_file(config.socket());
+    }
+}
+
+/// The node's own socket: whoever may open the file runs this node.
+async fn serve_socket(socket: tokio::net::UnixListener, router: axum::Router, limits: Arc<base::Limits>, drain: Drain) {
+    loop {
+        let stream = tokio::select! {
+            () = drain.closing() => return,
+            accepted = socket.accept() => match accepted {
+                Ok((stream, _)) => stream,
+                Err(_) => continue,
+            },
+        };
+        let (router, limits, closing) = (router.clone(), limits.clone(), drain.clone());
+        drain.spawn(async move { edge::serve_io(stream, edge::Peer::Local, router, &limits, &closing).await });
+    }
+}
+
+fn bind_socket(path: &Path) -> Result<tokio::net::UnixListener, StartError> {
+    use std::os::unix::fs::PermissionsExt;
+    // The data folder's lock is held by now (the logs'), so a socket that is there is a dead one.
+    let _ = std::fs::remove_file(path);
+    let socket = tokio::net::UnixListener::bind(path).map_err(while_(format!("binding {}", path.display())))?;
+    std::fs::set_permissions(path, std::fs::Permissions::from_mode(0o600))
+        .map_err(while_(format!("closing {} to others", path.display())))?;
+    Ok(socket)
+}
