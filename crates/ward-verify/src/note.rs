@@ -53,7 +53,12 @@ impl VerifierKey {
     pub(crate) fn open(&self, note: &str) -> Option<Checkpoint> {
         let split = note.rfind("\n\n")?;
         let (text, signatures) = (&note[..=split], &note[split + 2..]);
-        if !signatures.ends_with('\n') {
+        // signed-note: every line after the empty one is a signature. Anything else makes the note malformed.
+        let is_signature = |line: &str| {
+            let parts = line.strip_prefix("\u{2014} ").and_then(|rest| rest.split_once(' '));
+            parts.is_some_and(|(name, bytes)| !name.is_empty() && STANDARD.decode(bytes).is_ok_and(|b| b.len() > 4))
+        };
+        if !signatures.strip_suffix('\n')?.split('\n').all(is_signature) {
             return None;
         }
         let prefix = format!("\u{2014} {} ", self.name);

@@ -181,7 +181,7 @@ async fn clients_every_command_works_on_a_running_node() {
     assert_eq!(built["rows"], 2, "{built}");
     assert!(said(&ward(at, &["product", "build", "ehr", "encounters", "--as", "eng-ehr"]).await).contains("2 rows"));
     let list = said(&ward(at, &["product", "list"]).await);
-    assert!(list.contains("ehr.patients") && list.contains("2 rows") && list.contains("not built"), "{list}");
+    assert!(list.contains("ehr.patients") && list.contains("2 rows") && list.contains("not readable"), "{list}");
     assert!(
         json(&ward(at, &["--json", "product", "list"]).await)["products"].as_array().is_some_and(|all| all.len() == 3)
     );
@@ -190,7 +190,7 @@ async fn clients_every_command_works_on_a_running_node() {
     assert!(csv.starts_with("id,family") && csv.matches("Shown").count() == 2, "{csv}");
     let lines = said(&ward(at, &["--json", "query", "--as", "dr-lee", query]).await);
     let first: Value = serde_json::from_str(lines.lines().next().expect("a row")).expect("JSON");
-    let patient = first["id"].as_str().expect("an id").to_owned();
+    let patient = first["id"].as_str().and_then(|key| key.strip_prefix("Patient/")).expect("a key").to_owned();
     let masked = ward(at, &["query", "--as", "ana-analyst", query]).await;
     assert!(
         !said(&masked).contains("Shown") && text(&masked.stderr).contains("masked: patients.family"),

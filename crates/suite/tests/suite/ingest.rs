@@ -163,12 +163,16 @@ async fn ingest_hl7_files_are_in_silver_or_set_aside_with_a_reason() {
             resources += made;
             aside_total += told;
             whole += usize::from(is_whole);
+            if is_whole {
+                let code = aside.iter().find(|unit| unit["index"] == index).map(|unit| unit["code"].clone());
+                assert_eq!(code, Some("message-type-unmapped".into()), "{name}: set aside whole for another reason");
+            }
         }
     }
     eprintln!(
         "ingest: {} files: {resources} versions, {aside_total} units set aside, {whole} of them whole messages",
         files.len()
     );
-    assert!(resources > 60 && whole < files.len() / 2 + 10, "{resources} versions, {whole} messages set aside whole");
+    assert!(resources > 40 && whole < files.len(), "{resources} versions, {whole} messages set aside whole");
     mesh.stop().await;
 }

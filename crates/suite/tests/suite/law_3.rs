@@ -102,8 +102,8 @@ async fn law_3_no_door_opens_without_a_permit() {
 #[tokio::test(flavor = "multi_thread")]
 async fn law_3_nothing_leaves_when_the_audit_cannot_be_written() {
     let folder = crate::harness::mesh_folder();
-    let engine =
-        ward::node::engine(&ward::config::Config::load(folder.path()).expect("the mesh folder")).expect("policies");
+    let config = ward::config::Config::load(folder.path()).expect("the mesh folder");
+    let engine = policy::Engine::load(&config.policies).expect("policies");
     let mesh = Mesh::start_in(folder).await;
     mesh.send_all("adt-main", [adt("C1", "A01", "M1", "Law").as_slice()]).await;
     mesh.settle().await;
