@@ -348,7 +348,12 @@ async fn batch(
     let mut answers = Vec::with_capacity(count);
     for n in 0..count {
         let mut stage = work.stage(index, received);
-        let result = match bundle_entry(bundle, n) {
+        // The door looks at a batch as a whole only: each entry is checked here, and answered by itself.
+        let entry = bundle_entry(bundle, n).and_then(|entry| match refusing_issue(&entry.resource) {
+            Some(issue) => Err(Failure::Refused(Refused { status: 422, issue })),
+            None => Ok(entry),
+        });
+        let result = match entry {
             Ok(entry) => single(&mut stage, ids, n as u32, entry, source).await,
             Err(failure) => Err(failure),
         };
@@ -365,6 +370,14 @@ async fn batch(
         }
     }
     Ok(bundle_outcome("batch-response", answers))
+}
+
+/// The first thing about a resource for which it cannot be taken.
+fn refusing_issue(resource: &Value) -> Option<Issue> {
+    if resource.is_null() {
+        return None;
+    }
+    fhir::validate::validate(resource).into_iter().find(|issue| issue.severity.refuses())
 }
 
 fn bundle_entries(bundle: Value) -> Result<Vec<Entry>, Failure> {
