@@ -6,7 +6,7 @@
 use std::sync::Arc;
 
 use axum::body::Bytes;
-use axum::extract::{Path, Query, State};
+use axum::extract::{DefaultBodyLimit, Path, Query, State};
 use axum::http::{HeaderMap, StatusCode, header};
 use axum::response::{IntoResponse, Response};
 use axum::routing::{get, post};
@@ -23,6 +23,7 @@ use crate::http::Peer;
 use crate::outgoing::{Draft, Outgoing};
 
 pub fn router(doors: Arc<Doors>) -> Router {
+    let message_max = doors.limits.hl7_message_bytes_max;
     Router::new()
         .route("/admin/status", get(status))
         .route("/admin/journal/{domain}/{index}", get(trace_entry))
@@ -38,6 +39,8 @@ pub fn router(doors: Arc<Doors>) -> Router {
         .route("/admin/token", post(token))
         .route("/admin/ingest/{domain}/{source}", post(ingest))
         .route("/openapi.json", get(openapi))
+        // A file handed in is at most one message of the largest size.
+        .layer(DefaultBodyLimit::max(message_max))
         .with_state(doors)
 }
 
@@ -66,8 +69,7 @@ impl From<gate::Unauthenticated> for AdminError {
 
 impl From<gate::Refusal> for AdminError {
     fn from(refusal: gate::Refusal) -> Self {
-        let outage = refusal.kind == gate::RefusalKind::Unavailable;
-        AdminError(if outage { StatusCode::SERVICE_UNAVAILABLE } else { StatusCode::FORBIDDEN }, refusal.to_string())
+        AdminError(crate::http::status_of(&refusal), refusal.to_string())
     }
 }
 
@@ -200,6 +202,9 @@ async fn trace_entry(
         .gate
         .node_permit::<Read>("refine", name, Layer::Bronze)
         .map_err(|error| AdminError::broken("the journal cannot be read now", error))?;
+    if index >= journal.log().size() {
+        return Err(AdminError::not_found("journal entry"));
+    }
     let entry = journal
         .read(&read, index, 1, usize::MAX)
         .await
