@@ -125,6 +125,16 @@ async fn common(
     response
 }
 
+/// What a refusal of the gate is in HTTP (RFC 9110 §15.5).
+pub fn status_of(refusal: &gate::Refusal) -> StatusCode {
+    match refusal.kind {
+        gate::RefusalKind::Forbidden => StatusCode::FORBIDDEN,
+        gate::RefusalKind::Expired => StatusCode::UNAUTHORIZED,
+        gate::RefusalKind::Invalid => StatusCode::BAD_REQUEST,
+        gate::RefusalKind::Unavailable => StatusCode::SERVICE_UNAVAILABLE,
+    }
+}
+
 /// A fixed text, for what has no protocol's own error.
 pub fn plain(status: StatusCode, text: &'static str) -> Response {
     let mut response = Response::new(Body::from(format!("{text}\n")));

@@ -64,8 +64,7 @@ impl From<gate::Unauthenticated> for SqlFailure {
 
 impl From<gate::Refusal> for SqlFailure {
     fn from(refusal: gate::Refusal) -> Self {
-        let outage = refusal.kind == gate::RefusalKind::Unavailable;
-        SqlFailure(if outage { StatusCode::SERVICE_UNAVAILABLE } else { StatusCode::FORBIDDEN }, refusal.to_string())
+        SqlFailure(crate::http::status_of(&refusal), refusal.to_string())
     }
 }
 
@@ -177,6 +176,12 @@ async fn permitted(doors: &Doors, call: &Call, name: &TableName) -> Result<Sourc
     let product = doors.registry.get(name).ok_or_else(missing)?;
     let ask = call.ask(Action::Query, &name.domain, Layer::Gold).kind(&name.product).product(labels(product));
     let permit: Permit<Read> = doors.gate.permit::<Read>(&call.caller, ask).await?;
+    if let Some(status) = doors.builder.status(name)
+        && let Some(lack) = status.missing.first()
+    {
+        let what = format!("`{name}` is not open to readers: {lack}");
+        return Err(SqlError::Refused { what }.into());
+    }
     let snapshot = match doors.snapshots.current(name).await {
         Err(SnapshotError::None) => return Err(missing()),
         other => other.map_err(broken)?,

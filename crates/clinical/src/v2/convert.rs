@@ -372,7 +372,7 @@ impl Context<'_> {
         let display = leaf(cwe.component(at + 1));
         let named = leaf(cwe.component(at + 2));
         let known = code.as_deref().is_some_and(|c| vocabulary.find(c).is_some());
-        let table = (at == 1 && named.is_none() && known && !vocabulary.table.is_empty()).then(|| vocabulary.table);
+        let table = (at == 1 && named.is_none() && known && !vocabulary.table.is_empty()).then_some(vocabulary.table);
         let system = match (named, table) {
             (Some(name), _) => Some(coding_system(&name)),
             (None, Some(table)) => Some(format!("http://terminology.hl7.org/CodeSystem/v2-{table}")),

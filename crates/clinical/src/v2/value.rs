@@ -256,7 +256,7 @@ fn encapsulated(field: Element<'_>) -> Result<Observed, Fault> {
         "base64" => {
             let data: String = data.split_whitespace().collect();
             let body = data.trim_end_matches('=');
-            let valid = data.len() % 4 == 0
+            let valid = data.len().is_multiple_of(4)
                 && data.len() - body.len() <= 2
                 && body.bytes().all(|b| b.is_ascii_alphanumeric() || matches!(b, b'+' | b'/'));
             if !valid {

@@ -83,13 +83,13 @@ impl From<gate::Unauthenticated> for FhirError {
 
 impl From<gate::Refusal> for FhirError {
     fn from(refusal: gate::Refusal) -> Self {
-        let (status, code) = match refusal.kind {
-            gate::RefusalKind::Forbidden => (StatusCode::FORBIDDEN, "forbidden"),
-            gate::RefusalKind::Expired => (StatusCode::UNAUTHORIZED, "expired"),
-            gate::RefusalKind::Invalid => (StatusCode::BAD_REQUEST, "invalid"),
-            gate::RefusalKind::Unavailable => (StatusCode::SERVICE_UNAVAILABLE, "transient"),
+        let code = match refusal.kind {
+            gate::RefusalKind::Forbidden => "forbidden",
+            gate::RefusalKind::Expired => "expired",
+            gate::RefusalKind::Invalid => "invalid",
+            gate::RefusalKind::Unavailable => "transient",
         };
-        Self::new(status, code, refusal.to_string())
+        Self::new(crate::http::status_of(&refusal), code, refusal.to_string())
     }
 }
 

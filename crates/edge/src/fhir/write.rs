@@ -275,7 +275,7 @@ async fn check_patient(
     request: &FhirRequest,
 ) -> Result<(), FhirError> {
     if permit.grant().patients == PatientSet::All
-        || !(rtype == "Patient" || !fhir::reference::patient_parameters(rtype).is_empty())
+        || (rtype != "Patient" && fhir::reference::patient_parameters(rtype).is_empty())
     {
         return Ok(());
     }

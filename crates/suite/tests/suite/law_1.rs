@@ -91,9 +91,15 @@ async fn law_1_two_hundred_kills_lose_nothing_and_double_nothing() {
         // A different moment each time: from the first messages to well into the load.
         let until = 1 + (round * 37) % 60;
         let reached = timeout(Duration::from_secs(20), async {
-            let before = acknowledged.mllp.lock().expect("unpoisoned").len();
-            while acknowledged.mllp.lock().expect("unpoisoned").len() < before + until {
-                tokio::task::yield_now().await;
+            let count = || {
+                let mllp = acknowledged.mllp.lock().expect("unpoisoned").len();
+                (mllp, acknowledged.fhir.lock().expect("unpoisoned").len())
+            };
+            let before = count();
+            // Every third round goes on until both doors have acknowledged.
+            let fhir = if round % 3 == 0 { 1 + round % 4 } else { 0 };
+            while count().0 < before.0 + until || count().1 < before.1 + fhir {
+                tokio::time::sleep(Duration::from_micros(200)).await;
             }
         });
         reached.await.expect("messages are acknowledged");

@@ -154,7 +154,7 @@ fn tamper(folder: &Path, count: usize, seed: u64) -> BTreeMap<&'static str, usiz
     let key = key(folder);
     let mut files = read_log(folder);
     // What is written ahead of the last frame is outside the log; without it the checker has less to read.
-    let last = files.keys().filter(|name| name.starts_with("wal")).next_back().expect("a segment").clone();
+    let last = files.keys().rfind(|name| name.starts_with("wal")).expect("a segment").clone();
     let end = frames(&files[&last]).last().expect("a frame").1;
     files.get_mut(&last).expect("there").truncate(end);
     let copy = tempfile::tempdir().expect("a temporary folder");
@@ -225,7 +225,7 @@ fn needed_names(files: &Files) -> Vec<PathBuf> {
         for n in 0..hashes / 256 {
             needed.push(format!("tile/{level}/{n:03}").into());
         }
-        if hashes % 256 > 0 {
+        if !hashes.is_multiple_of(256) {
             needed.push(format!("tile/{level}/{:03}.p/{}", hashes / 256, hashes % 256).into());
         }
     }

@@ -25,7 +25,7 @@ fn oru(control_id: &str, mrn: &str, filler: &str, results: &[&str]) -> Vec<u8> {
 }
 
 const BROKEN: &str = "OBX|1|NM|2951-2^Sodium^LN||14.2.5|mmol/L|136-145|N|||F\r";
-const CRITICAL: &str = "OBX|2|NM|2823-3^Potassium^LN||7.9|mmol/L|3.5-5.1|HH|||F\r";
+const CRITICAL: &str = "OBX|2|NM|2823-3^Potassium^LN||7.90|mmol/L|3.5-5.1|HH|||F\r";
 const NORMAL: &str = "OBX|3|NM|2345-7^Glucose^LN||91|mg/dL|70-99|N|||F\r";
 
 async fn replay(mesh: &Mesh, name: &str, index: u64) -> Value {
@@ -63,7 +63,9 @@ async fn law_5_a_critical_result_beside_a_broken_one_arrives() {
     assert_eq!(codes, BTreeSet::from(["2345-7", "2823-3"]));
     let potassium = found.iter().find(|o| o["code"]["coding"][0]["code"] == "2823-3").expect("the critical result");
     assert_eq!(potassium["interpretation"][0]["coding"][0]["code"], "HH");
-    assert_eq!(potassium["valueQuantity"]["value"].to_string(), "7.9");
+    // A decimal stays as it came, with its zero (R4 §2.24.0.1).
+    let raw = mesh.get("tech-novak", "/fhir/laboratory/Observation?_count=10").await.text();
+    assert!(raw.contains("\"value\":7.90,"), "{raw}");
     // The report leads to it.
     let report = entries(&mesh.get("tech-novak", "/fhir/laboratory/DiagnosticReport").await.json()).remove(0);
     let results: Vec<&str> =
@@ -186,9 +188,9 @@ async fn law_5_a_critical_result_is_never_hidden_by_a_formality() {
         ("a unit nobody knows", oru("C6", "M93", "F6", &[&CRITICAL.replace("mmol/L|", "mmoI per litre|")])),
         ("a time that is none", oru("C7", "M94", "F7", &[&CRITICAL.replace("|||F\r", "|||F|||20269999\r")])),
         ("a code without a system", oru("C8", "M95", "F8", &[&CRITICAL.replace("2823-3^Potassium^LN", "K")])),
-        ("a value with a comparator", oru("C9", "M96", "F9", &[&CRITICAL.replace("|7.9|", "|>7.9|")])),
+        ("a value with a comparator", oru("C9", "M96", "F9", &[&CRITICAL.replace("|7.90|", "|>7.90|")])),
         ("a value of another type", oru("C10", "M97", "F10", &[&CRITICAL.replace("|NM|", "|QQ|")])),
-        ("a value that is text", oru("C11", "M98", "F11", &[&CRITICAL.replace("|7.9|", "|too high|")])),
+        ("a value that is text", oru("C11", "M98", "F11", &[&CRITICAL.replace("|7.90|", "|too high|")])),
     ];
     for (index, (what, message)) in (2_u64..).zip(&formalities) {
         let before = count_criticals(&mesh).await;
@@ -406,7 +408,8 @@ async fn observations_are_true(mesh: &Mesh, hospital: &Hospital) {
     for (key, expected) in &truth.observations {
         let observation = found.get(key).unwrap_or_else(|| panic!("{key:?} is not in silver"));
         assert_eq!(observation["status"], expected.status, "{key:?}");
-        assert_eq!(observation["valueQuantity"]["value"].to_string(), expected.value, "{key:?}: exact decimals");
+        let value = observation["valueQuantity"]["value"].as_f64();
+        assert_eq!(value, expected.value.parse().ok(), "{key:?}");
         assert_eq!(observation["valueQuantity"]["unit"], expected.unit.as_str(), "{key:?}");
     }
     for key in &truth.critical {

@@ -2,6 +2,8 @@
 //!
 //! `harness` starts a mesh; each law has its file. Nothing sleeps to wait for a node: it waits for the event.
 
+#![allow(clippy::print_stderr)] // Tests say what they did and what they skipped.
+
 mod carve;
 mod clients;
 mod harness;

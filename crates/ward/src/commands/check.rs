@@ -27,7 +27,7 @@ pub fn run(cli: &Cli, limits: bool) -> Result {
             });
         } else {
             warnings += 1;
-            super::say_error(&format!("warning: {diagnostic}"));
+            super::progress(&diagnostic.to_string());
         }
     }
     if !findings.is_empty() {

@@ -60,7 +60,7 @@ impl Foundation {
         .await
         .map_err(while_("opening silver and its search index"))?;
         let objects: Arc<dyn object_store::ObjectStore> =
-            Arc::new(DurableLocal::open(&data.join("objects")).map_err(while_("opening the object store"))?);
+            Arc::new(DurableLocal::open(data.join("objects")).map_err(while_("opening the object store"))?);
         Ok(Foundation { config, limits, data, clock, entropy, vault, logs, audit_targets, catalog, silver, objects })
     }
 }
