@@ -7,6 +7,7 @@ use std::collections::HashMap;
 use std::collections::hash_map::DefaultHasher;
 use std::hash::{Hash, Hasher};
 use std::sync::Arc;
+use std::time::Duration;
 
 use async_trait::async_trait;
 use base::{Clock, DataClass, DomainName, Layer, Limits, MaskMethod, Permit, Write};
@@ -24,6 +25,7 @@ use roaring::RoaringBitmap;
 use tokio::sync::Semaphore;
 
 use crate::barrier::Guard;
+use crate::depth::{self, SqlThreads};
 use crate::footers::{Footers, Opener};
 use crate::keys::{FileKeys, decryption};
 use crate::mask::Masker;
@@ -53,6 +55,7 @@ struct Inner {
     footers: Arc<Footers>,
     engine: Engine,
     running: Semaphore,
+    threads: SqlThreads,
 }
 
 impl Lake {
@@ -73,6 +76,7 @@ impl Lake {
             footers: Arc::new(Footers::new(parts.clock.clone())),
             engine: Engine::new(runtime, parts.partitions.max(1)),
             running: Semaphore::new(parts.limits.sql_concurrency_max),
+            threads: SqlThreads::start(parts.partitions)?,
             objects: parts.objects,
             keys: parts.keys,
             clock: parts.clock,
@@ -98,6 +102,50 @@ struct Opened {
 }
 
 impl Inner {
+    async fn answer(&self, query: SqlQuery) -> Result<SqlAnswer, SqlError> {
+        let _running = self.running.try_acquire().map_err(|_| SqlError::Busy { retry_after_ms: 500 })?;
+        let admitted = statement::admit(&query.sql, &self.limits)?;
+        let named = statement::tables(&admitted.query, &query.default_domain)?;
+        if let Some(missing) = named.iter().find(|name| !query.tables.iter().any(|t| t.name == **name)) {
+            return Err(SqlError::NoSuchTable { table: missing.to_string() });
+        }
+        // Only what the statement names is opened, noted and told of.
+        let mut rows_max = (self.limits.sql_rows_max as u64).min(query.rows_max.unwrap_or(u64::MAX));
+        let mut opened: Vec<Opened> = Vec::new();
+        for source in query.tables {
+            if named.contains(&source.name) && !opened.iter().any(|o| o.name == source.name) {
+                rows_max = rows_max.min(source.permit.grant().rows_max.unwrap_or(u64::MAX));
+                opened.push(self.open(source).await?);
+            }
+        }
+        let (mut tables, mut guards, mut masked) = (Vec::new(), Vec::new(), Vec::new());
+        for one in opened {
+            guards.push((one.name.domain.clone(), one.guard));
+            masked.extend(one.masked);
+            tables.push((one.name, one.table));
+        }
+        let state = self.engine.session(&query.default_domain, tables, &query.visible)?;
+        let explain = admitted.explain;
+        let plan = session::plan(&state, admitted, &query.sql).await?;
+        let rows = match explain {
+            true => session::explain(&plan),
+            false => session::run(&state, plan, rows_max, &self.limits).await?,
+        };
+        let body = render::render(query.format, &rows.schema, &rows.batches).map_err(|_| error::broken("render"))?;
+        if body.len() > self.limits.sql_result_bytes_max {
+            return Err(SqlError::TooLarge { what: "the largest answer" });
+        }
+        Ok(SqlAnswer {
+            columns: render::columns(&rows.schema),
+            rows: rows.rows,
+            truncated: rows.truncated,
+            body,
+            format: query.format,
+            masked,
+            patients: touched(guards),
+        })
+    }
+
     fn check(&self, source: &SourceTable) -> Result<(), SqlError> {
         let name = &source.name;
         source.permit.covers_kind(&name.domain, Layer::Gold, &name.product).map_err(|e| SqlError::NotCovered(e.0))?;
@@ -176,52 +224,16 @@ impl Inner {
 #[async_trait]
 impl SqlEngine for Lake {
     fn tables(&self, sql: &str, default_domain: &DomainName) -> Result<Vec<TableName>, SqlError> {
-        statement::tables(&statement::admit(sql, &self.0.limits)?.query, default_domain)
+        depth::deeply(|| statement::tables(&statement::admit(sql, &self.0.limits)?.query, default_domain))
     }
 
     async fn query(&self, query: SqlQuery) -> Result<SqlAnswer, SqlError> {
-        let inner = &*self.0;
-        let _running = inner.running.try_acquire().map_err(|_| SqlError::Busy { retry_after_ms: 500 })?;
-        let admitted = statement::admit(&query.sql, &inner.limits)?;
-        let named = statement::tables(&admitted.query, &query.default_domain)?;
-        if let Some(missing) = named.iter().find(|name| !query.tables.iter().any(|t| t.name == **name)) {
-            return Err(SqlError::NoSuchTable { table: missing.to_string() });
-        }
-        // Only what the statement names is opened, noted and told of.
-        let mut rows_max = (inner.limits.sql_rows_max as u64).min(query.rows_max.unwrap_or(u64::MAX));
-        let mut opened: Vec<Opened> = Vec::new();
-        for source in query.tables {
-            if named.contains(&source.name) && !opened.iter().any(|o| o.name == source.name) {
-                rows_max = rows_max.min(source.permit.grant().rows_max.unwrap_or(u64::MAX));
-                opened.push(inner.open(source).await?);
-            }
-        }
-        let (mut tables, mut guards, mut masked) = (Vec::new(), Vec::new(), Vec::new());
-        for one in opened {
-            guards.push((one.name.domain.clone(), one.guard));
-            masked.extend(one.masked);
-            tables.push((one.name, one.table));
-        }
-        let state = inner.engine.session(&query.default_domain, tables, &query.visible)?;
-        let explain = admitted.explain;
-        let plan = session::plan(&state, admitted, &query.sql).await?;
-        let rows = match explain {
-            true => session::explain(&plan),
-            false => session::run(&state, plan, rows_max, &inner.limits).await?,
-        };
-        let body = render::render(query.format, &rows.schema, &rows.batches).map_err(|_| error::broken("render"))?;
-        if body.len() > inner.limits.sql_result_bytes_max {
-            return Err(SqlError::TooLarge { what: "the largest answer" });
-        }
-        Ok(SqlAnswer {
-            columns: render::columns(&rows.schema),
-            rows: rows.rows,
-            truncated: rows.truncated,
-            body,
-            format: query.format,
-            masked,
-            patients: touched(guards),
-        })
+        let inner = self.0.clone();
+        let timeout_ms = inner.limits.sql_timeout_ms;
+        // Planning yields to nobody: this clock runs outside it. What it leaves behind ends with its own timeout.
+        let limit = Duration::from_millis(timeout_ms.saturating_add(1_000));
+        let answer = self.0.threads.run(async move { inner.answer(query).await });
+        tokio::time::timeout(limit, answer).await.unwrap_or(Err(SqlError::TimedOut { timeout_ms }))
     }
 
     async fn build(

@@ -10,6 +10,7 @@
 pub mod barrier;
 pub mod build;
 pub mod cells;
+mod depth;
 pub mod engine;
 mod error;
 pub mod footers;

@@ -32,6 +32,7 @@ pub fn admit(sql: &str, limits: &Limits) -> Result<Admitted, SqlError> {
     if sql.len() > limits.sql_text_bytes_max {
         return Err(SqlError::TooLarge { what: "the longest statement text" });
     }
+    crate::depth::check(sql)?;
     let parsed = DFParserBuilder::new(sql)
         .with_dialect(&PostgreSqlDialect {})
         .with_recursion_limit(DEPTH_MAX)

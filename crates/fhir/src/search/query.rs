@@ -54,7 +54,9 @@ const UNKNOWN: &str = "not-found";
 /// The name of a parameter as it may be shown. A name comes from the sender: what is not a name might be anything.
 fn shown(name: &str) -> &str {
     let plain = |b: u8| b.is_ascii_alphanumeric() || matches!(b, b'_' | b'-' | b':' | b'.');
-    if name.len() <= 128 && name.bytes().all(plain) { name } else { "(not a name)" }
+    // All of R4's begin with a small letter or `_`; a person's name does not.
+    let begins = name.starts_with(|c: char| c.is_ascii_lowercase() || c == '_');
+    if begins && name.len() <= 64 && name.bytes().all(plain) { name } else { "(not a name)" }
 }
 
 fn wrong(code: &'static str, name: &str, text: &str) -> Issue {
