@@ -115,6 +115,9 @@ async fn common(
         Ok(response) => response,
         Err(_) => plain(StatusCode::GATEWAY_TIMEOUT, "the request took longer than this node allows: ask for less"),
     };
+    if let Some(text) = rejected(&response) {
+        response = plain(response.status(), text);
+    }
     metrics.http(response.status(), start.elapsed());
     let headers = response.headers_mut();
     headers.entry(header::CACHE_CONTROL).or_insert(HeaderValue::from_static("no-store"));
@@ -132,6 +135,20 @@ pub fn status_of(refusal: &gate::Refusal) -> StatusCode {
         gate::RefusalKind::Expired => StatusCode::UNAUTHORIZED,
         gate::RefusalKind::Invalid => StatusCode::BAD_REQUEST,
         gate::RefusalKind::Unavailable => StatusCode::SERVICE_UNAVAILABLE,
+    }
+}
+
+/// The framework's own refusals quote what they could not read, in plain text; every door here answers errors as JSON. So
+/// a refusal in plain text is the framework's, and leaves as a fixed text (law 9).
+fn rejected(response: &Response) -> Option<&'static str> {
+    let is_text =
+        response.headers().get(header::CONTENT_TYPE).is_some_and(|value| value.as_bytes().starts_with(b"text/plain"));
+    match response.status() {
+        _ if !is_text => None,
+        StatusCode::PAYLOAD_TOO_LARGE => Some("the body is larger than this door takes: see the limits of the node"),
+        StatusCode::UNSUPPORTED_MEDIA_TYPE => Some("the body is of a media type that this door does not take"),
+        status if status.is_client_error() => Some("the path, the query or the body of the request cannot be read"),
+        _ => None,
     }
 }
 
