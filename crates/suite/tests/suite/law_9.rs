@@ -482,11 +482,11 @@ async fn sql_of(process: &Process, who: &str, sql: &str) -> ward::wire::HttpAnsw
     let token = process.token(who).await;
     let headers = [("content-type", "application/sql")];
     let body = sql.to_owned();
-    let answer = process.https().await.call(Method::POST, "/sql", Some(&token), &headers, body).await;
-    answer.unwrap_or_else(|error| {
-        let shown: String = sql.chars().take(100).collect();
-        panic!("{who}: {shown} ({} bytes) ended the connection: {error}", sql.len())
-    })
+    let shown: String = sql.chars().take(100).collect();
+    let mut https = process.https().await;
+    let answer = tokio::time::timeout(PATIENCE, https.call(Method::POST, "/sql", Some(&token), &headers, body)).await;
+    let answer = answer.unwrap_or_else(|_| panic!("{who}: {shown} ({} bytes) is answered by nobody", sql.len()));
+    answer.unwrap_or_else(|error| panic!("{who}: {shown} ({} bytes) ended the connection: {error}", sql.len()))
 }
 
 fn refused() -> Vec<String> {
@@ -610,6 +610,7 @@ async fn law_9_sql_takes_any_depth() {
         ("IS NULL", format!("SELECT 1 {from} WHERE city{}", " IS NULL".repeat(4_000))),
         ("OR", format!("SELECT 1 {from} WHERE {}", of(3_000, &|n| format!("city='{n}'"), " OR "))),
         ("AND", format!("SELECT 1 {from} WHERE {}", of(3_000, &|n| format!("city<>'{n}'"), " AND "))),
+        ("long sums", format!("SELECT {} {from}", of(900, &|_| "1".into(), "+"))),
         ("sums", format!("SELECT {} {from}", of(20_000, &|_| "1".into(), "+"))),
         ("joined text", format!("SELECT {} {from}", of(8_000, &|_| "city".into(), "||"))),
         ("casts", format!("SELECT city{} {from}", "::text".repeat(5_000))),
