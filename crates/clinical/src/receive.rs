@@ -50,9 +50,10 @@ impl Hl7Receiver {
                 Ok(message) => message,
                 Err(fault) => return self.not_a_message(&fault, &trace),
             };
+            let mode = hl7v2::ack_mode(&message);
             match self.check(&message) {
-                Ok(()) => Received { control_id: message.control_id(), mode: hl7v2::ack_mode(&message) },
-                Err(fault) => return self.answer(&bytes, AckMode::Original, Verdict::Reject, &[fault], None, &trace),
+                Ok(()) => Received { control_id: message.control_id(), mode },
+                Err(fault) => return self.answer(&bytes, mode, Verdict::Reject, &[fault], None, &trace),
             }
         };
         let input = Input {

@@ -14,10 +14,16 @@ use tokio::runtime::{Builder, Runtime};
 
 use crate::error;
 
+/// Words, signs and values of one statement.
+const TOKENS_MAX: usize = 12_000;
 /// Tokens that can nest, in one statement.
-const NESTING_MAX: usize = 2_000;
-/// Joins by keyword: planning time grows fast with them.
-const JOINS_MAX: usize = 48;
+const NESTING_MAX: usize = 500;
+/// Joins by keyword, and queries within the statement: planning time grows fast with both.
+const JOINS_MAX: usize = 16;
+const QUERIES_MAX: usize = 32;
+/// Open brackets at once, and those of calls: the parser tries each call within a call twice, so its time doubles.
+const BRACKETS_MAX: usize = 32;
+const CALLS_MAX: usize = 10;
 /// Virtual memory; only what a statement touches is used. Measured for a debug build at [`NESTING_MAX`].
 const STACK_BYTES: usize = 256 << 20;
 
@@ -26,36 +32,93 @@ pub fn check(sql: &str) -> Result<(), SqlError> {
     let tokens = Tokenizer::new(&PostgreSqlDialect {}, sql)
         .tokenize()
         .map_err(|_| SqlError::Invalid { what: "the statement cannot be read: look for an open quote".into() })?;
-    let (mut nesting, mut joins) = (0, 0);
-    for token in &tokens {
-        match token {
-            Token::Word(word) => match word.keyword {
-                Keyword::JOIN => joins += 1,
-                Keyword::NoKeyword => {}
-                // Any word of the language can be an operator or open a clause.
-                _ => nesting += 1,
-            },
-            Token::Whitespace(_)
-            | Token::Comma
-            | Token::Period
-            | Token::RParen
-            | Token::Number(..)
-            | Token::SingleQuotedString(_)
-            | Token::EOF => {}
-            _ => nesting += 1,
+    let mut found = Found::default();
+    for token in tokens.iter().filter(|token| !matches!(token, Token::Whitespace(_))) {
+        found.see(token);
+    }
+    for (what, n, max) in [
+        ("words and signs", found.all, TOKENS_MAX),
+        ("operators and brackets", found.nesting, NESTING_MAX),
+        ("joins", found.joins, JOINS_MAX),
+        ("queries within it", found.queries, QUERIES_MAX),
+        ("brackets within brackets", found.deepest, BRACKETS_MAX),
+        ("calls within calls", found.deepest_calls, CALLS_MAX),
+    ] {
+        if n > max {
+            return Err(SqlError::Refused { what: format!("the statement has {n} {what}, more than {max}: split it") });
         }
     }
-    if nesting > NESTING_MAX {
-        let what =
-            format!("the statement has {nesting} operators, keywords and brackets, more than {NESTING_MAX}: split it");
-        return Err(SqlError::Refused { what });
-    }
-    if joins > JOINS_MAX {
-        return Err(SqlError::Refused {
-            what: format!("the statement has {joins} joins, more than {JOINS_MAX}: split it"),
-        });
-    }
     Ok(())
+}
+
+/// What a statement has of each.
+#[derive(Default)]
+struct Found {
+    all: usize,
+    nesting: usize,
+    joins: usize,
+    queries: usize,
+    /// Whether each open bracket is a call's.
+    open: Vec<bool>,
+    deepest: usize,
+    deepest_calls: usize,
+    after_name: bool,
+}
+
+impl Found {
+    fn see(&mut self, token: &Token) {
+        self.all += 1;
+        let call = std::mem::take(&mut self.after_name);
+        match token {
+            Token::Word(word) => {
+                self.joins += usize::from(word.keyword == Keyword::JOIN);
+                self.queries += usize::from(word.keyword == Keyword::SELECT);
+                let plain = matches!(
+                    word.keyword,
+                    Keyword::NoKeyword | Keyword::AS | Keyword::ASC | Keyword::DESC | Keyword::SELECT | Keyword::FROM
+                );
+                self.nesting += usize::from(!plain);
+                // `IN (`, `AND (` open no call; a name does, and so do words that are names of functions too.
+                self.after_name = !matches!(
+                    word.keyword,
+                    Keyword::IN
+                        | Keyword::AS
+                        | Keyword::AND
+                        | Keyword::OR
+                        | Keyword::NOT
+                        | Keyword::FROM
+                        | Keyword::JOIN
+                        | Keyword::ON
+                        | Keyword::WHERE
+                        | Keyword::SELECT
+                        | Keyword::UNION
+                        | Keyword::ALL
+                        | Keyword::EXISTS
+                        | Keyword::VALUES
+                        | Keyword::WHEN
+                        | Keyword::THEN
+                        | Keyword::ELSE
+                        | Keyword::BY
+                        | Keyword::OVER
+                        | Keyword::LATERAL
+                );
+            }
+            Token::LParen | Token::LBracket => {
+                self.nesting += 1;
+                self.open.push(call && matches!(token, Token::LParen));
+                self.deepest = self.deepest.max(self.open.len());
+                self.deepest_calls = self.deepest_calls.max(self.open.iter().filter(|call| **call).count());
+            }
+            Token::RParen | Token::RBracket => drop(self.open.pop()),
+            Token::Comma
+            | Token::Period
+            | Token::Number(..)
+            | Token::SingleQuotedString(_)
+            | Token::SemiColon
+            | Token::EOF => {}
+            _ => self.nesting += 1,
+        }
+    }
 }
 
 /// Runs what recurses over a syntax tree on a deep stack of its own.

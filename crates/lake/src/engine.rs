@@ -76,7 +76,8 @@ impl Lake {
             footers: Arc::new(Footers::new(parts.clock.clone())),
             engine: Engine::new(runtime, parts.partitions.max(1)),
             running: Semaphore::new(parts.limits.sql_concurrency_max),
-            threads: SqlThreads::start(parts.partitions)?,
+            // One for each statement that may run: planning yields to nobody.
+            threads: SqlThreads::start(parts.limits.sql_concurrency_max)?,
             objects: parts.objects,
             keys: parts.keys,
             clock: parts.clock,

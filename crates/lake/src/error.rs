@@ -68,7 +68,11 @@ pub fn running(error: DataFusionError) -> SqlError {
     match error.find_root() {
         DataFusionError::ResourcesExhausted(_) => SqlError::TooLarge { what: "the engine's memory" },
         // Values in an operation of the statement: what a caller can mend.
-        DataFusionError::ArrowError(..) | DataFusionError::Execution(_) | DataFusionError::Plan(_) => {
+        DataFusionError::ArrowError(..)
+        | DataFusionError::Execution(_)
+        | DataFusionError::Plan(_)
+        | DataFusionError::NotImplemented(_)
+        | DataFusionError::External(_) => {
             let incident = incident();
             tracing::warn!(%incident, kind = kind(&error), "a statement failed on its data");
             SqlError::Data { incident }
