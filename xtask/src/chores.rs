@@ -6,7 +6,18 @@ use std::time::Instant;
 
 /// Crates that do not reach DataFusion: the inner loop builds only these.
 const QUICK: &[&str] = &[
-    "base", "hl7v2", "fhir", "policy", "ledger", "vault", "store", "net", "gate", "clinical", "products", "synth",
+    "base",
+    "hl7v2",
+    "fhir",
+    "policy",
+    "ledger",
+    "vault",
+    "store",
+    "net",
+    "gate",
+    "clinical",
+    "products",
+    "synth",
     "ward-verify",
 ];
 

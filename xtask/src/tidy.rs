@@ -39,8 +39,22 @@ struct Wall {
 
 /// Licences we link (the list in deny.toml).
 const LICENCES: &[&str] = &[
-    "Apache-2.0", "MIT", "MIT-0", "BSD-2-Clause", "BSD-3-Clause", "ISC", "MPL-2.0", "Unicode-3.0", "Zlib", "0BSD",
-    "CC0-1.0", "BSL-1.0", "CDLA-Permissive-2.0", "OpenSSL", "Unlicense", "bzip2-1.0.6",
+    "Apache-2.0",
+    "MIT",
+    "MIT-0",
+    "BSD-2-Clause",
+    "BSD-3-Clause",
+    "ISC",
+    "MPL-2.0",
+    "Unicode-3.0",
+    "Zlib",
+    "0BSD",
+    "CC0-1.0",
+    "BSL-1.0",
+    "CDLA-Permissive-2.0",
+    "OpenSSL",
+    "Unlicense",
+    "bzip2-1.0.6",
 ];
 
 pub fn run(root: &Path) -> Result<(), Vec<String>> {
@@ -119,14 +133,16 @@ fn check_floors(metadata: &Value, floors: &Floors, faults: &mut Vec<String>) {
         }
     }
     for unused in floors.allow.iter().filter(|a| !used.contains(&(a.from.clone(), a.to.clone()))) {
-        faults.push(format!("floors.toml allows `{}` to use `{}`, but it does not: remove the allowance", unused.from, unused.to));
+        faults.push(format!(
+            "floors.toml allows `{}` to use `{}`, but it does not: remove the allowance",
+            unused.from, unused.to
+        ));
     }
 }
 
 /// Every crate that reaches a dependency by normal edges, as `cargo tree -i` would show it.
 fn check_walls(metadata: &Value, floors: &Floors, faults: &mut Vec<String>) {
-    let names: HashMap<&str, &str> =
-        list(metadata, "packages").map(|p| (text(p, "id"), text(p, "name"))).collect();
+    let names: HashMap<&str, &str> = list(metadata, "packages").map(|p| (text(p, "id"), text(p, "name"))).collect();
     let mut uses: HashMap<&str, Vec<&str>> = HashMap::new();
     for node in list(&metadata["resolve"], "nodes") {
         for dependency in list(node, "deps") {
@@ -158,7 +174,10 @@ fn check_walls(metadata: &Value, floors: &Floors, faults: &mut Vec<String>) {
                 faults.push(format!("`{name}` reaches `{}`, from which it is walled off (floors.toml)", wall.name));
             }
             if !reaches && wall.only.iter().any(|only| only == name) {
-                faults.push(format!("the wall around `{}` names `{name}`, which does not reach it: the check would prove nothing", wall.name));
+                faults.push(format!(
+                    "the wall around `{}` names `{name}`, which does not reach it: the check would prove nothing",
+                    wall.name
+                ));
             }
         }
     }
@@ -179,7 +198,11 @@ fn check_licences(metadata: &Value, faults: &mut Vec<String>) {
             })
         });
         if !fine && !list(package, "license_file").next().is_some_and(Value::is_string) {
-            faults.push(format!("`{}` {} is licensed `{licence}`, which is not on the list in deny.toml", text(package, "name"), text(package, "version")));
+            faults.push(format!(
+                "`{}` {} is licensed `{licence}`, which is not on the list in deny.toml",
+                text(package, "name"),
+                text(package, "version")
+            ));
         }
     }
 }
@@ -202,10 +225,17 @@ fn check_file(root: &Path, file: &Path, faults: &mut Vec<String>) {
     }
     for (n, line) in content.lines().enumerate() {
         let words = ["todo!(", "unimplemented!(", "dbg!("];
-        if words.iter().any(|word| line.contains(word)) && !line.trim_start().starts_with("//") && !shown.to_string().starts_with("xtask") {
+        if words.iter().any(|word| line.contains(word))
+            && !line.trim_start().starts_with("//")
+            && !shown.to_string().starts_with("xtask")
+        {
             faults.push(format!("{shown}:{}: finish it, or leave it out", n + 1));
         }
-        if line.contains("unsafe ") && line.contains('{') && !line.trim_start().starts_with("//") && !shown.to_string().starts_with("xtask") {
+        if line.contains("unsafe ")
+            && line.contains('{')
+            && !line.trim_start().starts_with("//")
+            && !shown.to_string().starts_with("xtask")
+        {
             faults.push(format!("{shown}:{}: unsafe code needs its reason in ARCHITECTURE.md and here", n + 1));
         }
     }

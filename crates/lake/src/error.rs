@@ -59,6 +59,12 @@ pub fn planning(error: DataFusionError, sql: &str) -> SqlError {
         DataFusionError::ArrowError(..) | DataFusionError::Execution(_) => {
             SqlError::Invalid { what: "a constant expression of the statement cannot be computed".into() }
         }
+        // A function that does not take what the statement gives it: nothing was read yet, and the text is not passed on.
+        DataFusionError::Internal(_) | DataFusionError::External(_) => {
+            let incident = incident();
+            tracing::warn!(%incident, kind = kind(&error), "a statement could not be planned");
+            SqlError::Data { incident }
+        }
         other => broken(kind(other)),
     }
 }
@@ -72,6 +78,7 @@ pub fn running(error: DataFusionError) -> SqlError {
         | DataFusionError::Execution(_)
         | DataFusionError::Plan(_)
         | DataFusionError::NotImplemented(_)
+        | DataFusionError::Internal(_)
         | DataFusionError::External(_) => {
             let incident = incident();
             tracing::warn!(%incident, kind = kind(&error), "a statement failed on its data");
