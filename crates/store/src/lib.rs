@@ -3,7 +3,7 @@
 //! - [`objects`]: large sealed things, durable when acknowledged.
 //! - [`Catalog`]: the SQL database; [`SqlKeyTable`]: the vault's tables, in a database of their own.
 //! - [`Silver`]: sealed versions of FHIR resources, read, searched and written under a [`base::Permit`].
-//! - [`Control`]: caches of the control log.
+//! - [`Control`]: caches of the control log; [`Facts`]: governance facts in the control log itself.
 //!
 //! All of it is derived from the logs but for keys and large objects. Nothing here decides who may see what (`gate`)
 //! or what a resource means (`fhir`, `clinical`); it checks what a permit covers, row by row.
@@ -11,6 +11,7 @@
 mod catalog;
 mod control;
 mod error;
+pub mod facts;
 mod index;
 mod keys;
 pub mod objects;
@@ -21,6 +22,7 @@ mod sql;
 pub use catalog::Catalog;
 pub use control::{Control, ControlDoc, ProductSnapshot};
 pub use error::StoreError;
+pub use facts::{Fact, FactError, Facts};
 pub use keys::SqlKeyTable;
 pub use silver::{
     Batch, Found, NewVersion, Outcome, Progress, REFINE, RETENTION_DEFAULT, Resource, Scanned, SearchPage, Seen,
