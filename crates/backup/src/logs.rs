@@ -1,0 +1,235 @@
+//! Copying a log while it is being written: whole segments and the last one up to a frame, in runs that are never
+//! copied again. What is copied is checked frame by frame: a backup of a damaged log must not look like one.
+
+use std::fs::File;
+use std::path::{Path, PathBuf};
+
+use bytes::Bytes;
+
+use crate::error::{BackupError, Result};
+use crate::frames::{self, Chain, Frame, FrameHead, SEGMENT_HEADER, SegmentFile, SegmentHead};
+use crate::manifest::{Extent, LogCopy, Segment};
+use crate::progress::Progress;
+use crate::seal::sha256;
+use crate::target::Target;
+
+/// A log to copy, with the position it is copied up to.
+#[derive(Debug, Clone)]
+pub struct LogSource {
+    /// `journal-ehr`, `control`, `audit`, `audit-second`.
+    pub name: String,
+    pub folder: PathBuf,
+    /// Its folder within the mesh folder.
+    pub place: String,
+    pub vkey: String,
+    /// A signed checkpoint whose entries are durable.
+    pub checkpoint: String,
+}
+
+impl LogSource {
+    /// Entries that the checkpoint names.
+    pub fn size(&self) -> Result<u64> {
+        ledger::note::parse(&self.checkpoint)
+            .map(|checkpoint| checkpoint.size)
+            .ok_or_else(|| BackupError::refused(format!("the checkpoint of log {} is malformed", self.name)))
+    }
+}
+
+/// A run that is in several pieces beyond this is copied anew as one, once its segment is closed.
+const EXTENTS_MAX: usize = 16;
+
+/// Copies what the target does not have yet. Returns the copy and the bytes added.
+pub(crate) async fn copy(
+    source: &LogSource,
+    before: Option<&LogCopy>,
+    target: &Target,
+    progress: &Progress,
+) -> Result<(LogCopy, u64)> {
+    let size = source.size()?;
+    let files: Vec<SegmentFile> =
+        frames::segments(&source.folder)?.into_iter().filter(|file| file.first < size || file.first == 0).collect();
+    // The same log goes on where the last backup ended; another log of the same name does not.
+    let before = before.filter(|before| before.vkey == source.vkey && before.place == source.place);
+    let mut copy = LogCopy {
+        name: source.name.clone(),
+        place: source.place.clone(),
+        vkey: source.vkey.clone(),
+        size,
+        checkpoint: source.checkpoint.clone(),
+        segments: Vec::with_capacity(files.len()),
+    };
+    let mut added = 0;
+    let mut reached = 0;
+    for (at, file) in files.iter().enumerate() {
+        let is_closed = files.get(at + 1).is_some();
+        let known = before.and_then(|before| before.segments.iter().find(|segment| segment.first == file.first));
+        let (segment, end, bytes) = copy_segment(source, file, is_closed, size, known, target, progress).await?;
+        reached = end;
+        added += bytes;
+        copy.segments.push(segment);
+    }
+    if size > 0 && reached != size {
+        let path = files.last().map_or_else(|| source.folder.clone(), |file| file.path.clone());
+        let what = "the log's segments end before its published checkpoint";
+        return Err(BackupError::Source { log: source.name.clone(), path, offset: 0, what });
+    }
+    Ok((copy, added))
+}
+
+/// The segment's copy, the index after its last frame in it, and the bytes added.
+async fn copy_segment(
+    source: &LogSource,
+    file: &SegmentFile,
+    is_closed: bool,
+    size: u64,
+    known: Option<&Segment>,
+    target: &Target,
+    progress: &Progress,
+) -> Result<(Segment, u64, u64)> {
+    let fresh = |path: &Path| -> Result<File> { File::open(path).map_err(BackupError::io("opening", path)) };
+    let open = fresh(&file.path)?;
+    let damaged =
+        |offset, what| BackupError::Source { log: source.name.clone(), path: file.path.clone(), offset, what };
+    let known = match known {
+        Some(known) => still_there(&open, file, known)?.map(|chain| (known.clone(), chain)),
+        None => None,
+    };
+    let (mut segment, mut chain) = match known {
+        Some((known, chain)) if !(is_closed && known.extents.len() > EXTENTS_MAX) => (known, chain),
+        _ => {
+            let header = frames::read_range(&open, &file.path, 0, SEGMENT_HEADER.min(file.bytes))?;
+            let head = SegmentHead::parse(&header)
+                .filter(|head| head.first == file.first)
+                .ok_or_else(|| damaged(0, "the segment's header does not have its hash"))?;
+            let segment = Segment { first: file.first, extents: Vec::new(), last_offset: 0, last_hash: String::new() };
+            (segment, Chain::at(&head))
+        }
+    };
+    // Lengths of frames tell where the wanted ones end; their bytes are checked below.
+    let from = segment.end();
+    let mut to = from.max(SEGMENT_HEADER);
+    let mut last: Option<(u64, FrameHead)> = None;
+    frames::heads(&open, &file.path, to, &mut |offset, head| {
+        let wanted = head.end() <= size;
+        if wanted {
+            to = offset + head.disk_bytes();
+            last = Some((offset, head));
+        }
+        wanted
+    })?;
+    if is_closed && to != file.bytes {
+        return Err(damaged(to, "a closed segment does not end with a whole frame"));
+    }
+    if to == from {
+        return Ok((segment, chain.index, 0));
+    }
+    progress.expect(to - from);
+    let (log, path) = (source.name.clone(), file.path.clone());
+    let read = tokio::task::spawn_blocking(move || read_run(&log, &path, from, to, chain));
+    let run = read.await.map_err(|_| BackupError::refused("reading a segment was cut short"))??;
+    let hash = run.sha256;
+    let added = target.put_piece(&hash, run.bytes).await?;
+    progress.add(to - from);
+    segment.extents.push(Extent { from, to, sha256: hash, newest_ms: run.newest_ms });
+    if let Some((offset, head)) = last {
+        (segment.last_offset, segment.last_hash) = (offset, base::hex::encode(&head.hash));
+    }
+    chain = run.chain;
+    Ok((segment, chain.index, if added { to - from } else { 0 }))
+}
+
+/// Where the chain stands after the known run, when the file still holds it. Frames are chained by hash, so the last
+/// one answers for all before it.
+fn still_there(open: &File, file: &SegmentFile, known: &Segment) -> Result<Option<Chain>> {
+    if known.end() > file.bytes || known.end() < SEGMENT_HEADER {
+        return Ok(None);
+    }
+    if known.last_hash.is_empty() {
+        let header = frames::read_range(open, &file.path, 0, SEGMENT_HEADER)?;
+        return Ok(SegmentHead::parse(&header).filter(|head| head.first == file.first).map(|head| Chain::at(&head)));
+    }
+    let bytes = frames::read_range(open, &file.path, known.last_offset, known.end())?;
+    let frame = Frame::parse(&bytes).filter(|frame| {
+        known.last_offset + frame.head.disk_bytes() == known.end()
+            && base::hex::encode(&frame.head.hash) == known.last_hash
+    });
+    Ok(frame.map(|frame| Chain {
+        sequence: frame.head.sequence + 1,
+        index: frame.head.end(),
+        previous: frame.head.hash,
+    }))
+}
+
+struct Run {
+    bytes: Bytes,
+    sha256: String,
+    newest_ms: i64,
+    chain: Chain,
+}
+
+/// Reads a run and checks each frame of it: bytes, order, hashes.
+fn read_run(log: &str, path: &Path, from: u64, to: u64, mut chain: Chain) -> Result<Run> {
+    let file = File::open(path).map_err(BackupError::io("opening", path))?;
+    let bytes = frames::read_range(&file, path, from, to)?;
+    let mut at = SEGMENT_HEADER.saturating_sub(from) as usize;
+    let mut newest_ms = i64::MIN;
+    while at < bytes.len() {
+        let damaged =
+            |what| BackupError::Source { log: log.to_owned(), path: path.to_owned(), offset: from + at as u64, what };
+        let frame =
+            Frame::parse(&bytes[at..]).ok_or_else(|| damaged("a frame does not have the hash it was written with"))?;
+        chain.push(&frame.head).map_err(damaged)?;
+        newest_ms = newest_ms.max(frame.newest_ms().ok_or_else(|| damaged("a frame's entries are malformed"))?);
+        at += frame.head.disk_bytes() as usize;
+    }
+    Ok(Run { sha256: sha256(&bytes), bytes: Bytes::from(bytes), newest_ms, chain })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::frames::tests::write_log;
+
+    #[tokio::test]
+    async fn only_what_is_new_is_copied_and_damage_is_refused() {
+        let folder = tempfile::tempdir().unwrap();
+        let log = folder.path().join("log");
+        let target = Target::writer(&folder.path().join("target").display().to_string()).unwrap();
+        let progress = Progress::default();
+        let source = |said: (String, String)| LogSource {
+            name: "log".into(),
+            folder: log.clone(),
+            place: "data/logs/log".into(),
+            vkey: said.1,
+            checkpoint: said.0,
+        };
+        let first = source(write_log(&log, 10).await);
+        let (one, added) = copy(&first, None, &target, &progress).await.unwrap();
+        assert!(added > 0 && one.size == 10);
+        let (same, added) = copy(&first, Some(&one), &target, &progress).await.unwrap();
+        assert_eq!((added, &same), (0, &one));
+        // Further entries: the runs copied before stay, new ones are added.
+        let second = source(write_log(&log, 30).await);
+        let (two, added) = copy(&second, Some(&one), &target, &progress).await.unwrap();
+        assert!(added > 0 && two.size == 40 && two.segments.len() > 1);
+        assert_eq!(two.segments[0].extents[0], one.segments[0].extents[0]);
+        let whole: u64 = frames::segments(&log).unwrap().iter().map(|file| file.bytes).sum();
+        assert!(two.segments.iter().map(Segment::end).sum::<u64>() <= whole);
+
+        // Up to an earlier checkpoint it stops at its frame.
+        let (cut, _) = copy(&first, None, &target, &progress).await.unwrap();
+        assert_eq!(cut.segments.last().unwrap().end(), one.segments.last().unwrap().end());
+
+        // A damaged frame that was not copied before: refused, with its place.
+        let file = frames::segments(&log).unwrap().pop().unwrap();
+        let mut bytes = std::fs::read(&file.path).unwrap();
+        bytes[SEGMENT_HEADER as usize + 150] ^= 1;
+        std::fs::write(&file.path, bytes).unwrap();
+        let refused = copy(&second, None, &target, &progress).await;
+        assert!(matches!(refused, Err(BackupError::Source { offset, .. }) if offset == SEGMENT_HEADER), "{refused:?}");
+        // One that was copied: it is not the same any more, so it is looked at again.
+        let refused = copy(&second, Some(&two), &target, &progress).await;
+        let only_frame = two.segments.last().unwrap().last_offset != SEGMENT_HEADER;
+        assert!(only_frame || refused.is_err());
+    }
+}

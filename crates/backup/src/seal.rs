@@ -1,0 +1,141 @@
+//! Sealing of what is not ciphertext already: manifests, key tables, configuration. AES-256-GCM under a key for each
+//! name, derived from the node secret that the vault holds; the name is bound, so nothing opens in another's place.
+//!
+//! A sealed manifest carries the node secret as it lies in the key table, wrapped by the root: whoever has the root
+//! can open it, and nobody else. Root and epoch keys are never in a backup.
+
+use std::sync::Arc;
+
+use aws_lc_rs::aead::{AES_256_GCM, Aad, LessSafeKey, NONCE_LEN, Nonce, UnboundKey};
+use aws_lc_rs::digest::{Context, SHA256};
+use aws_lc_rs::hkdf::{HKDF_SHA256, KeyType, Salt};
+use base::{Clock, Entropy};
+use vault::{KeyTable, MemoryKeyTable, RootKeys, Vault};
+use zeroize::Zeroizing;
+
+use crate::error::{BackupError, Result};
+
+/// The name of the node secret in the key table.
+const NODE_SECRET: &str = "node";
+
+/// Seals and opens what belongs to one node's backups.
+#[derive(Clone)]
+pub struct Seal {
+    key: Zeroizing<[u8; 32]>,
+    /// The node secret, wrapped by the root.
+    wrapped: Vec<u8>,
+}
+
+impl Seal {
+    /// The seal of a running node.
+    pub async fn of_node(vault: &Vault, table: &dyn KeyTable) -> Result<Seal> {
+        let wrapped = table.secret(NODE_SECRET, None).await?;
+        let wrapped =
+            wrapped.ok_or_else(|| BackupError::refused("the key table holds no node secret: start the node once"))?;
+        Ok(Seal { key: derived(vault), wrapped })
+    }
+
+    /// The seal that a manifest was written with, by the root keys.
+    pub(crate) async fn of_wrapped(
+        wrapped: &[u8],
+        root: &Arc<dyn RootKeys>,
+        clock: &Arc<dyn Clock>,
+        entropy: &Arc<dyn Entropy>,
+    ) -> Result<Seal> {
+        let table = MemoryKeyTable::new();
+        table.secret(NODE_SECRET, Some(wrapped)).await?;
+        let vault = Vault::open(root.clone(), Arc::new(table), clock.clone(), entropy.clone()).await?;
+        Ok(Seal { key: derived(&vault), wrapped: wrapped.to_vec() })
+    }
+
+    pub(crate) fn wrapped(&self) -> &[u8] {
+        &self.wrapped
+    }
+
+    /// nonce (12) || ciphertext || tag (16).
+    pub fn seal(&self, name: &str, bound: &[u8], plain: &[u8], entropy: &dyn Entropy) -> Result<Vec<u8>> {
+        let mut nonce = [0; NONCE_LEN];
+        entropy.fill(&mut nonce);
+        let mut out = Vec::with_capacity(NONCE_LEN + plain.len() + 16);
+        out.extend_from_slice(plain);
+        let tag = self
+            .cipher(name)?
+            .seal_in_place_separate_tag(Nonce::assume_unique_for_key(nonce), Aad::from(bound), &mut out)
+            .map_err(|_| BackupError::refused("the piece is too large to be sealed"))?;
+        out.extend_from_slice(tag.as_ref());
+        out.splice(0..0, nonce);
+        Ok(out)
+    }
+
+    pub fn open(&self, name: &str, bound: &[u8], sealed: &[u8]) -> Result<Vec<u8>> {
+        let damaged = || BackupError::damaged(name);
+        let (nonce, rest) = sealed.split_first_chunk::<NONCE_LEN>().ok_or_else(damaged)?;
+        let mut bytes = rest.to_vec();
+        let plain = self
+            .cipher(name)?
+            .open_in_place(Nonce::assume_unique_for_key(*nonce), Aad::from(bound), &mut bytes)
+            .map_err(|_| damaged())?
+            .len();
+        bytes.truncate(plain);
+        Ok(bytes)
+    }
+
+    fn cipher(&self, name: &str) -> Result<LessSafeKey> {
+        struct Bytes32;
+        impl KeyType for Bytes32 {
+            fn len(&self) -> usize {
+                32
+            }
+        }
+        let broken = |_| BackupError::refused("a key of the backup could not be derived");
+        let mut key = Zeroizing::new([0; 32]);
+        Salt::new(HKDF_SHA256, b"ward/backup/1")
+            .extract(&self.key[..])
+            .expand(&[name.as_bytes()], Bytes32)
+            .and_then(|okm| okm.fill(&mut key[..]))
+            .map_err(broken)?;
+        UnboundKey::new(&AES_256_GCM, &key[..]).map(LessSafeKey::new).map_err(broken)
+    }
+}
+
+fn derived(vault: &Vault) -> Zeroizing<[u8; 32]> {
+    Zeroizing::new(*vault.derive("backup/1"))
+}
+
+/// SHA-256 in lower-case hexadecimal.
+pub fn sha256(bytes: &[u8]) -> String {
+    base::hex::encode(aws_lc_rs::digest::digest(&SHA256, bytes).as_ref())
+}
+
+pub(crate) fn sha256_of(parts: &[&[u8]]) -> [u8; 32] {
+    let mut context = Context::new(&SHA256);
+    parts.iter().for_each(|part| context.update(part));
+    let mut out = [0; 32];
+    out.copy_from_slice(context.finish().as_ref());
+    out
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use base::{SeededEntropy, SystemClock};
+    use vault::MemoryRootKeys;
+
+    #[tokio::test]
+    async fn a_sealed_piece_opens_under_its_own_name_and_root_alone() {
+        let entropy: Arc<dyn Entropy> = Arc::new(SeededEntropy::new(1));
+        let clock: Arc<dyn Clock> = Arc::new(SystemClock);
+        let root: Arc<dyn RootKeys> = Arc::new(MemoryRootKeys::new(entropy.clone()));
+        let table = MemoryKeyTable::new();
+        let table = Arc::new(table);
+        let vault = Vault::open(root.clone(), table.clone(), clock.clone(), entropy.clone()).await.unwrap();
+        let seal = Seal::of_node(&vault, &*table).await.unwrap();
+        let sealed = seal.seal("a", b"x", b"plain", &*entropy).unwrap();
+        assert!(!sealed.windows(5).any(|w| w == b"plain"));
+        let again = Seal::of_wrapped(seal.wrapped(), &root, &clock, &entropy).await.unwrap();
+        assert_eq!(again.open("a", b"x", &sealed).unwrap(), b"plain");
+        assert!(again.open("b", b"x", &sealed).is_err() && again.open("a", b"y", &sealed).is_err());
+        let other: Arc<dyn RootKeys> = Arc::new(MemoryRootKeys::new(Arc::new(SeededEntropy::new(2))));
+        assert!(Seal::of_wrapped(seal.wrapped(), &other, &clock, &entropy).await.is_err(), "another root");
+    }
+}
