@@ -1,0 +1,175 @@
+//! The IO port of everything that must survive a power cut: logs (`ledger`), root keys (`vault`), objects (`store`).
+//! [`RealDisk`] is the machine's file system; `sim` is a disk with power cuts, torn writes, failing syncs, flipped bits
+//! and no space, where one seed is one run.
+//!
+//! What is built of several steps ([`Disk::publish`], [`Disk::make_folder`]) is built here of the port's own calls, so
+//! that the simulation cuts it between any two of them.
+//!
+//! Never here: what the bytes mean, when to sync, recovery. Those are the callers' matter.
+
+#[cfg(any(test, feature = "sim"))]
+pub mod contract;
+mod real;
+#[cfg(any(test, feature = "sim"))]
+pub mod sim;
+
+use std::io::{self, ErrorKind};
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::SystemTime;
+
+pub use real::RealDisk;
+
+/// The suffix of files not yet in place; such a file means nothing and may be removed.
+pub const TEMP_SUFFIX: &str = ".tmp";
+/// The largest file that [`Disk::read`] reads whole.
+pub const READ_BYTES_MAX: u64 = 1 << 30;
+
+/// Who may read and list what is made.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Access {
+    /// As the process's umask has it.
+    Usual,
+    /// The owner alone.
+    Private,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Kind {
+    File,
+    Folder,
+    /// A symbolic link, a device: nothing that is made here.
+    Other,
+}
+
+/// What a folder says of a name.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Stat {
+    pub kind: Kind,
+    pub bytes: u64,
+    pub modified: SystemTime,
+    /// Tells a file from the one that had its name before.
+    pub id: u64,
+}
+
+/// Folders, names, and the files behind them.
+pub trait Disk: Send + Sync {
+    /// Takes the writer lock for as long as the guard lives. `WouldBlock`, with the holder as its text, when taken.
+    fn lock(&self, path: &Path, holder: &str) -> io::Result<Box<dyn Send + Sync>>;
+    /// Opens a file that is there, for reading and, where the machine allows it, writing.
+    fn open(&self, path: &Path) -> io::Result<Arc<dyn DiskFile>>;
+    /// Makes an empty file; `AlreadyExists` when the name is taken. The name is durable after `sync_folder`.
+    fn create(&self, path: &Path, access: Access) -> io::Result<Arc<dyn DiskFile>>;
+    /// Of the name itself: a link is not followed.
+    fn stat(&self, path: &Path) -> io::Result<Stat>;
+    /// Names in a folder, in any order; none when there is no such folder.
+    fn list(&self, folder: &Path) -> io::Result<Vec<(String, Kind)>>;
+    /// Gives a file another name, in place of the file that had it. Durable after `sync_folder` of the new name's
+    /// folder; after a power cut before that, the old file or the new one is there, whole.
+    fn rename(&self, from: &Path, to: &Path) -> io::Result<()>;
+    /// Gives a file a second name; `AlreadyExists` when it is taken.
+    fn link(&self, from: &Path, to: &Path) -> io::Result<()>;
+    /// Makes one folder in one that is there; no error when it is there already.
+    fn create_folder(&self, folder: &Path, access: Access) -> io::Result<()>;
+    /// Removes a file, or a folder with all in it; no error when it is not there. May come back after a power cut until
+    /// `sync_folder`.
+    fn remove(&self, path: &Path) -> io::Result<()>;
+    /// When this returns, the names in the folder survive a power cut, also those that an earlier process made.
+    fn sync_folder(&self, folder: &Path) -> io::Result<()>;
+    /// A sync or write failed in a way that must not be retried: the real disk ends the process.
+    fn fatal(&self, what: &str, error: &io::Error);
+
+    /// The whole of a file.
+    fn read(&self, path: &Path) -> io::Result<Vec<u8>> {
+        let file = self.open(path)?;
+        let bytes = file.bytes()?;
+        if bytes > READ_BYTES_MAX {
+            return Err(io::Error::new(ErrorKind::FileTooLarge, "the file is too large to be read whole"));
+        }
+        let mut out = vec![0; bytes as usize];
+        file.read_at(&mut out, 0)?;
+        Ok(out)
+    }
+
+    /// Makes a folder and the missing ones above it, each durable in its parent.
+    fn make_folder(&self, folder: &Path, access: Access) -> io::Result<()> {
+        if folder.as_os_str().is_empty() || self.is_folder(folder)? {
+            return Ok(());
+        }
+        let parent = parent(folder);
+        self.make_folder(parent, access)?;
+        self.create_folder(folder, access)?;
+        self.sync_folder(parent)
+    }
+
+    /// Whether there is a folder, or a link to one.
+    fn is_folder(&self, path: &Path) -> io::Result<bool> {
+        match self.stat(path) {
+            Ok(stat) if stat.kind == Kind::Folder => Ok(true),
+            Ok(stat) if stat.kind == Kind::Other => Ok(self.stat(&path.join(".")).is_ok()),
+            Ok(_) => Ok(false),
+            Err(error) if matches!(error.kind(), ErrorKind::NotFound | ErrorKind::NotADirectory) => Ok(false),
+            Err(error) => Err(error),
+        }
+    }
+
+    /// Puts whole files in place, making folders as needed. When this returns, all of them survive a power cut;
+    /// a file never appears half written. Two calls at once for the same name are the caller's fault.
+    fn publish(&self, files: &[(PathBuf, Vec<u8>)]) -> io::Result<()> {
+        let mut folders: Vec<&Path> = files.iter().map(|(path, _)| parent(path)).collect();
+        folders.sort_unstable();
+        folders.dedup();
+        for folder in &folders {
+            self.make_folder(folder, Access::Usual)?;
+        }
+        let mut written = Vec::with_capacity(files.len());
+        for (path, bytes) in files {
+            let temp = temp_path(path);
+            // Left by a crash, or by a full disk.
+            self.remove(&temp)?;
+            let file = self.create(&temp, Access::Usual)?;
+            if let Err(error) = file.write_at(bytes, 0) {
+                // Leave no half file on a full disk; the first error is the one that counts.
+                let _ = self.remove(&temp);
+                return Err(error);
+            }
+            written.push((file, temp));
+        }
+        written.iter().try_for_each(|(file, _)| file.sync())?;
+        for ((_, temp), (path, _)) in written.iter().zip(files) {
+            self.rename(temp, path)?;
+        }
+        folders.into_iter().try_for_each(|folder| self.sync_folder(folder))
+    }
+}
+
+/// One open file.
+pub trait DiskFile: Send + Sync {
+    /// Fills `out` from `offset`, or `UnexpectedEof`.
+    fn read_at(&self, out: &mut [u8], offset: u64) -> io::Result<()>;
+    /// Writes all of `bytes`, growing the file as needed. Durable only after `sync`.
+    fn write_at(&self, bytes: &[u8], offset: u64) -> io::Result<()>;
+    /// When this returns, earlier writes and lengths survive a power cut. After an error nothing is known.
+    fn sync(&self) -> io::Result<()>;
+    /// Cuts or grows (with zeros) the file. Durable only after `sync`.
+    fn set_len(&self, bytes: u64) -> io::Result<()>;
+    fn bytes(&self) -> io::Result<u64>;
+}
+
+/// `name` → `name.tmp`, in the same folder.
+pub fn temp_path(path: &Path) -> PathBuf {
+    let mut name = path.as_os_str().to_owned();
+    name.push(TEMP_SUFFIX);
+    PathBuf::from(name)
+}
+
+/// The folder that a name lies in; `.` for a bare name.
+pub fn parent(path: &Path) -> &Path {
+    path.parent().filter(|parent| !parent.as_os_str().is_empty()).unwrap_or(Path::new("."))
+}
+
+/// Whether this is a full disk: the only failure of a write that is worth another try.
+pub fn is_no_space(error: &io::Error) -> bool {
+    use io::ErrorKind::{FileTooLarge, QuotaExceeded, StorageFull};
+    matches!(error.kind(), StorageFull | QuotaExceeded | FileTooLarge)
+}
