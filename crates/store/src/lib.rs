@@ -13,7 +13,6 @@ mod control;
 mod error;
 pub mod facts;
 mod index;
-mod index_key;
 mod keys;
 pub mod objects;
 mod secrets;
@@ -26,6 +25,6 @@ pub use error::StoreError;
 pub use facts::{Fact, FactError, Facts};
 pub use keys::SqlKeyTable;
 pub use silver::{
-    Batch, Erased, Found, NewVersion, Outcome, Progress, REFINE, RETENTION_DEFAULT, Resource, Scanned, SearchPage,
-    Seen, SetAside, SetAsideEntry, Silver, SilverParts, Traced,
+    Batch, Found, NewVersion, Outcome, Progress, REFINE, RETENTION_DEFAULT, Resource, Scanned, SearchPage, Seen,
+    SetAside, SetAsideEntry, Silver, SilverParts, Traced,
 };
