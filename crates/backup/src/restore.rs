@@ -197,7 +197,7 @@ impl<'a> Restoration<'a> {
             progress.add(copy.len() as u64);
             layout.objects.put(&object_store::path::Path::from(object.path.as_str()), copy.into()).await?;
         }
-        let newest = logs.iter().filter(|log| log.name.starts_with("journal-")).filter_map(|log| log_newest(log)).max();
+        let newest = logs.iter().filter(|log| log.name.starts_with("journal-")).filter_map(log_newest).max();
         Ok(Restored {
             backup: self.data.0.id.clone(),
             taken: self.data.0.taken,

@@ -371,8 +371,7 @@ impl State {
         self.note(4, folder, &[]);
         let fault = self.next_sync_fault();
         if fault != Some(SyncFault::Lost) {
-            let (synced, rest): (Vec<_>, Vec<_>) =
-                self.name_ops.drain(..).partition(|op| parent(op.path()) == folder);
+            let (synced, rest): (Vec<_>, Vec<_>) = self.name_ops.drain(..).partition(|op| parent(op.path()) == folder);
             self.name_ops = rest;
             synced.iter().for_each(|op| op.apply(&mut self.durable_names));
         }
