@@ -210,6 +210,10 @@ impl Journal {
             vault::VaultError::Tampered => {
                 JournalError::Unreadable { index, reason: "its bytes are not those that were sealed" }
             }
+            vault::VaultError::UnknownScope => JournalError::Unreadable {
+                index,
+                reason: "the key table lost the scope of its key; restore the newest backup of keys.db, then replay",
+            },
             other => other.into(),
         })
     }

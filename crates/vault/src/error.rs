@@ -17,6 +17,9 @@ pub enum VaultError {
     Destroyed,
     #[error("there is no key slot for the object: it was never stored, or it was erased")]
     NoSlot,
+    /// Never the same as destroyed: what is destroyed is marked, so a table that lost rows is told apart.
+    #[error("the key table does not know the scope of this key, so rows of it are missing: restore its newest backup")]
+    UnknownScope,
     /// The bytes, the name, or a key on the way are not those that were sealed.
     #[error("what was read is not what was sealed: run `ward doctor`")]
     Tampered,

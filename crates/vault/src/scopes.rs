@@ -70,8 +70,8 @@ impl Vault {
             return Ok(key);
         }
         let ticket = self.inner.cache.ticket();
-        // A scope the table does not know was never stored, or its row went with a rollback: its key is nowhere.
-        let row = self.find_scope(id).await?.ok_or(VaultError::Destroyed)?;
+        // A destroyed scope keeps its row: one that is not there went with a rollback, and a backup may hold it.
+        let row = self.find_scope(id).await?.ok_or(VaultError::UnknownScope)?;
         let key = Arc::new(self.unwrap_scope(row).await?);
         self.inner.cache.put(ticket, key.clone(), false);
         Ok(key)

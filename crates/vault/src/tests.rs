@@ -95,6 +95,17 @@ fn a_sealed_value_opens_under_its_own_name_alone() {
 }
 
 #[test]
+fn a_scope_the_table_lost_is_not_called_destroyed() {
+    run(async {
+        let (one, other) = (world().await, world().await);
+        let ehr = ehr();
+        let (sealed, slot) = other.vault.seal(name(&ehr, b"Patient/1"), &patient(1), b"EVERYWOMAN").await.unwrap();
+        let opened = one.vault.open_with_slot(&slot, name(&ehr, b"Patient/1"), &sealed).await;
+        assert!(matches!(opened, Err(VaultError::UnknownScope)));
+    });
+}
+
+#[test]
 fn a_raw_key_is_bound_to_its_name() {
     run(async {
         let World { vault, .. } = world().await;
