@@ -8,7 +8,7 @@ use base::{Clock, Entropy, Limits, LogName};
 use gate::{AuditTarget, LogTarget};
 use ledger::{Ed25519Signer, Log, LogOptions, RealDisk};
 use store::objects::DurableLocal;
-use store::{Catalog, Silver, SilverParts, SqlKeyTable};
+use store::{Catalog, Facts, Silver, SilverParts, SqlKeyTable};
 use vault::Vault;
 
 use super::{StartError, while_};
@@ -27,6 +27,9 @@ pub struct Foundation {
     pub logs: Logs,
     /// The audit log and its second, where there is one. Either suffices.
     pub audit_targets: Vec<Arc<dyn AuditTarget>>,
+    /// Governance facts in the control log: holds, erasures, sessions, grants.
+    #[expect(dead_code, reason = "whoever reads facts first removes this line")]
+    pub facts: Facts,
     pub catalog: Catalog,
     pub silver: Silver,
     pub objects: Arc<dyn object_store::ObjectStore>,
@@ -46,6 +49,8 @@ impl Foundation {
         let key_table = SqlKeyTable::open(&sqlite(&data, "keys.db")).await.map_err(while_("opening the key table"))?;
         let vault = crate::keys::open_vault(&config, Arc::new(key_table), clock.clone(), entropy.clone()).await?;
         let (logs, audit_targets) = open_logs(&config, &vault, &clock).await?;
+        let facts =
+            Facts::open(logs["control"].clone(), vault.clone()).map_err(while_("opening the governance facts"))?;
         let url = config.mesh.catalog.url.clone().unwrap_or_else(|| sqlite(&data, "catalog.db"));
         let catalog = Catalog::open(&url).await.map_err(while_("opening the catalog"))?;
         let silver = Silver::open(SilverParts {
@@ -61,7 +66,20 @@ impl Foundation {
         .map_err(while_("opening silver and its search index"))?;
         let objects: Arc<dyn object_store::ObjectStore> =
             Arc::new(DurableLocal::open(data.join("objects")).map_err(while_("opening the object store"))?);
-        Ok(Foundation { config, limits, data, clock, entropy, vault, logs, audit_targets, catalog, silver, objects })
+        Ok(Foundation {
+            config,
+            limits,
+            data,
+            clock,
+            entropy,
+            vault,
+            logs,
+            audit_targets,
+            facts,
+            catalog,
+            silver,
+            objects,
+        })
     }
 }
 
