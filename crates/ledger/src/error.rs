@@ -3,6 +3,8 @@
 use std::io;
 use std::path::{Path, PathBuf};
 
+use disk::is_no_space;
+
 /// Why a log could not be opened, read or verified.
 #[derive(Debug, thiserror::Error)]
 pub enum LedgerError {
@@ -44,11 +46,6 @@ impl LedgerError {
     pub fn is_no_space(&self) -> bool {
         matches!(self, LedgerError::Io { source, .. } if is_no_space(source))
     }
-}
-
-pub(crate) fn is_no_space(error: &io::Error) -> bool {
-    use io::ErrorKind::{FileTooLarge, QuotaExceeded, StorageFull};
-    matches!(error.kind(), StorageFull | QuotaExceeded | FileTooLarge)
 }
 
 /// Why an append was not taken. Whatever the reason, it was not acknowledged.

@@ -5,8 +5,9 @@ use std::ops::Range;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use crate::disk::{Disk, DiskFile};
-use crate::error::{AppendError, LedgerError, is_no_space};
+use disk::{Disk, DiskFile, is_no_space};
+
+use crate::error::{AppendError, LedgerError};
 use crate::frame::{Frame, Prepared};
 use crate::note::{self, CheckpointSigner};
 use crate::options::LogOptions;

@@ -3,13 +3,12 @@
 //! unseen).
 //!
 //! - [`Log`] is what others use; `head` appends and recovers, `tail` publishes, `reader` reads.
-//! - [`disk`] is the IO port; `sim` is a disk with power cuts.
+//! - Every byte goes through `disk`, the IO port; `disk::sim` is a disk with power cuts.
 //! - [`merkle`], [`tiles`], [`note`] are RFC 9162, C2SP tlog-tiles and C2SP signed notes.
 //! - Bytes on disk: docs/log-format.md. The auditor's checker, which shares no code with this crate: `ward-verify`.
 //!
 //! Never here: keys and encryption (`vault`), the meaning of entries (`gate`, `clinical`).
 
-pub mod disk;
 mod error;
 mod frame;
 mod head;
@@ -20,8 +19,6 @@ mod options;
 mod reader;
 mod scan;
 mod segment;
-#[cfg(any(test, feature = "sim"))]
-pub mod sim;
 mod tail;
 pub mod tiles;
 mod verify;

@@ -11,10 +11,10 @@ use std::thread::JoinHandle;
 use std::time::Duration;
 
 use base::{Clock, LogName};
+use disk::Disk;
 use parking_lot::{Condvar, Mutex, RwLock};
 use tokio::sync::{oneshot, watch};
 
-use crate::disk::Disk;
 use crate::error::{AppendError, LedgerError};
 use crate::frame::{Entry, NewEntry, PARTS_MAX, Prepared};
 use crate::head::{self, Head};

@@ -4,6 +4,7 @@ use std::path::Path;
 use std::sync::Arc;
 
 use base::{Clock, LogName, ManualClock};
+use disk::sim;
 
 use crate::merkle::{verify_consistency, verify_inclusion};
 use crate::*;

@@ -6,9 +6,9 @@ use std::path::PathBuf;
 use std::sync::Arc;
 
 use bytes::Bytes;
+use disk::{Disk, DiskFile};
 use parking_lot::{Mutex, RwLock};
 
-use crate::disk::{Disk, DiskFile};
 use crate::error::LedgerError;
 use crate::frame::{Entry, FRAME_HEADER, Frame, FrameHeader};
 use crate::segment::{SEGMENT_HEADER, segment_path};

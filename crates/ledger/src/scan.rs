@@ -5,8 +5,8 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use bytes::Bytes;
+use disk::{Disk, DiskFile, TEMP_SUFFIX};
 
-use crate::disk::{Disk, DiskFile, TEMP_SUFFIX};
 use crate::error::LedgerError;
 use crate::frame::{FRAME_HEADER, Frame, FrameHeader, SECTOR};
 use crate::merkle::{Frontier, Hash, leaf_hash, sha256};
@@ -63,7 +63,7 @@ impl State {
 pub(crate) fn segments(disk: &dyn Disk, dir: &Path, identity: &Identity) -> Result<Vec<SegmentFile>, LedgerError> {
     let wal = dir.join("wal");
     let names = disk.list(&wal).map_err(LedgerError::io("list", &wal))?;
-    let mut firsts: Vec<u64> = names.iter().filter_map(|name| parse_segment_name(name)).collect();
+    let mut firsts: Vec<u64> = names.iter().filter_map(|(name, _)| parse_segment_name(name)).collect();
     firsts.sort_unstable();
     let mut segments: Vec<SegmentFile> = Vec::with_capacity(firsts.len());
     for first in firsts {
@@ -101,7 +101,7 @@ pub(crate) fn open_segment(disk: &dyn Disk, path: PathBuf, identity: &Identity) 
 
 /// Left-overs of a crash between writing a file and putting it in place.
 pub(crate) fn remove_temps(disk: &dyn Disk, folder: &Path) -> Result<(), LedgerError> {
-    for name in disk.list(folder).map_err(LedgerError::io("list", folder))? {
+    for (name, _) in disk.list(folder).map_err(LedgerError::io("list", folder))? {
         if name.ends_with(TEMP_SUFFIX) {
             let path = folder.join(name);
             disk.remove(&path).map_err(LedgerError::io("remove", &path))?;

@@ -5,12 +5,12 @@ use std::path::Path;
 use std::sync::Arc;
 
 use base::{SeededEntropy, Timestamp};
+use disk::sim::{SimDisk, SyncFault};
 
 use crate::frame::Prepared;
 use crate::head::{self, Head};
 use crate::log::open_parts;
 use crate::merkle::{Frontier, leaf_hash, sha256};
-use crate::sim::{SimDisk, SyncFault};
 use crate::tail::{self, Tail};
 use crate::verify;
 use crate::*;

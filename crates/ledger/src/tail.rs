@@ -4,7 +4,8 @@
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use crate::disk::Disk;
+use disk::Disk;
+
 use crate::error::LedgerError;
 use crate::merkle::{Hash, leaf_hash};
 use crate::reader::{Durable, Reader};

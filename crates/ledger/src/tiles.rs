@@ -5,9 +5,9 @@ use std::collections::HashMap;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
+use disk::Disk;
 use parking_lot::Mutex;
 
-use crate::disk::Disk;
 use crate::error::LedgerError;
 use crate::merkle::{EMPTY_ROOT, Hash, Subtrees, node_hash};
 

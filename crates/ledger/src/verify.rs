@@ -3,7 +3,8 @@
 
 use std::path::Path;
 
-use crate::disk::Disk;
+use disk::Disk;
+
 use crate::error::LedgerError;
 use crate::merkle::Hash;
 use crate::reader::Reader;
