@@ -6,6 +6,7 @@ use std::path::{Path, PathBuf};
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
 
+use crate::Stop;
 use crate::tree::Hash;
 
 /// What is wrong, and where.
@@ -25,12 +26,24 @@ pub enum Outcome {
     Unreadable(Finding),
 }
 
+impl Outcome {
+    fn exit_code(&self) -> u8 {
+        match self {
+            Outcome::Whole => 0,
+            Outcome::Tampered(_) => 1,
+            Outcome::Unreadable(_) => 2,
+        }
+    }
+}
+
 /// The result of [`crate::verify`].
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Report {
     pub dir: PathBuf,
     pub key_name: String,
     pub origin: String,
+    /// Known keys (`name+hash`) that signed the published checkpoint.
+    pub signers: Vec<String>,
     pub outcome: Outcome,
     /// Entries read and their root; meaningful when whole.
     pub size: u64,
@@ -52,6 +65,7 @@ impl Report {
             dir: dir.to_owned(),
             key_name: key_name.to_owned(),
             origin: String::new(),
+            signers: Vec::new(),
             outcome: Outcome::Whole,
             size: 0,
             root: [0; 32],
@@ -66,11 +80,7 @@ impl Report {
 
     /// 0 whole, 1 tampered, 2 unreadable.
     pub fn exit_code(&self) -> u8 {
-        match self.outcome {
-            Outcome::Whole => 0,
-            Outcome::Tampered(_) => 1,
-            Outcome::Unreadable(_) => 2,
-        }
+        self.outcome.exit_code()
     }
 
     pub fn is_whole(&self) -> bool {
@@ -110,10 +120,17 @@ impl Report {
         let mut text = format!(
             "all {size} entries of `{}` ({} parts, {} frames, {} segments) are in order and unchanged since they were \
              signed by `{}`; the published checkpoint (size {published}), its tiles and its entry bundles agree",
-            self.origin, self.parts, self.frames, self.segments, self.key_name
+            self.origin,
+            self.parts,
+            self.frames,
+            self.segments,
+            self.signers.join("`, `")
         );
         if let Some((name, at)) = self.newest_outside() {
             let _ = write!(text, "; the first {at} are those of the outside checkpoint `{name}`");
+            if self.outside.len() > 1 {
+                let _ = write!(text, ", the newest of {} that agree", self.outside.len());
+            }
         }
         text
     }
@@ -131,7 +148,7 @@ impl Report {
             None if size == 0 => "that the log was always empty: no outside checkpoint was given".to_owned(),
             None => {
                 "that history was not rewritten by an operator who holds the signing key: no outside checkpoint was \
-                     given (--checkpoint)"
+                     given (--checkpoint, --witness)"
                     .to_owned()
             }
         }
@@ -149,6 +166,7 @@ impl Report {
             format!("\"log\":{}", quote(&self.dir.display().to_string())),
             format!("\"origin\":{}", quote(&self.origin)),
             format!("\"key\":{}", quote(&self.key_name)),
+            format!("\"signers\":[{}]", quoted(&self.signers)),
         ];
         match &self.outcome {
             Outcome::Whole => fields.extend([
@@ -167,9 +185,107 @@ impl Report {
         }
         let outside = self.outside.iter().map(|(name, size)| format!("{{\"name\":{},\"size\":{size}}}", quote(name)));
         fields.push(format!("\"outside\":[{}]", outside.collect::<Vec<_>>().join(",")));
-        fields.push(format!("\"notes\":[{}]", self.notes.iter().map(|note| quote(note)).collect::<Vec<_>>().join(",")));
+        fields.push(format!("\"notes\":[{}]", quoted(&self.notes)));
         format!("{{{}}}\n", fields.join(","))
     }
+}
+
+/// A fact of a claim.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Fact {
+    Number(u64),
+    Text(String),
+}
+
+/// The result of a question about one record or about two checkpoints.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Claim {
+    pub outcome: Outcome,
+    pub proved: String,
+    pub unproved: String,
+    pub facts: Vec<(&'static str, Fact)>,
+    pub notes: Vec<String>,
+    /// The proof as a file that stands alone, where one was made.
+    pub proof: Option<String>,
+}
+
+impl Default for Claim {
+    fn default() -> Claim {
+        Claim {
+            outcome: Outcome::Whole,
+            proved: String::new(),
+            unproved: String::new(),
+            facts: Vec::new(),
+            notes: Vec::new(),
+            proof: None,
+        }
+    }
+}
+
+impl From<Result<Claim, Stop>> for Claim {
+    fn from(result: Result<Claim, Stop>) -> Claim {
+        result.unwrap_or_else(|stop| Claim { outcome: stop.into(), ..Claim::default() })
+    }
+}
+
+impl Claim {
+    /// 0 proved, 1 refuted, 2 unreadable.
+    pub fn exit_code(&self) -> u8 {
+        self.outcome.exit_code()
+    }
+
+    /// The result for people.
+    pub fn text(&self) -> String {
+        let mut out = String::new();
+        match &self.outcome {
+            Outcome::Whole => {
+                let _ = writeln!(out, "ok: {}", self.proved);
+                let _ = writeln!(out, "not proved: {}", self.unproved);
+                for (name, fact) in &self.facts {
+                    let _ = match fact {
+                        Fact::Number(number) => writeln!(out, "{name}: {number}"),
+                        Fact::Text(text) => writeln!(out, "{name}: {text}"),
+                    };
+                }
+            }
+            Outcome::Tampered(finding) => {
+                let _ = writeln!(out, "REFUTED: {}", place(finding));
+            }
+            Outcome::Unreadable(finding) => {
+                let _ = writeln!(out, "cannot verify: {}", place(finding));
+            }
+        }
+        for note in &self.notes {
+            let _ = writeln!(out, "note: {note}");
+        }
+        out
+    }
+
+    /// The result for programs.
+    pub fn json(&self) -> String {
+        let mut fields = Vec::new();
+        match &self.outcome {
+            Outcome::Whole => {
+                fields.push("\"outcome\":\"ok\"".to_owned());
+                fields.push(format!("\"proved\":{},\"unproved\":{}", quote(&self.proved), quote(&self.unproved)));
+                fields.extend(self.facts.iter().map(|(name, fact)| match fact {
+                    Fact::Number(number) => format!("{}:{number}", quote(name)),
+                    Fact::Text(text) => format!("{}:{}", quote(name), quote(text)),
+                }));
+            }
+            Outcome::Tampered(finding) | Outcome::Unreadable(finding) => {
+                let outcome = if self.exit_code() == 1 { "refuted" } else { "unreadable" };
+                fields.push(format!("\"outcome\":{},\"what\":{}", quote(outcome), quote(&finding.what)));
+                fields.push(format!("\"file\":{}", quote(&finding.file.display().to_string())));
+            }
+        }
+        fields.push(format!("\"notes\":[{}]", quoted(&self.notes)));
+        format!("{{{}}}\n", fields.join(","))
+    }
+}
+
+fn quoted(texts: &[String]) -> String {
+    texts.iter().map(|text| quote(text)).collect::<Vec<_>>().join(",")
 }
 
 fn place(finding: &Finding) -> String {

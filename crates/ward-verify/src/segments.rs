@@ -1,29 +1,33 @@
 //! Walks the segment files (docs/log-format.md): headers, frames, entries, and the end of the last segment.
 
-use std::fs::{self, File};
-use std::io::{self, BufReader, Read, Seek, SeekFrom};
+use std::io;
 use std::path::{Path, PathBuf};
 
 use sha2::{Digest, Sha256};
 
-use crate::note::{self, VerifierKey};
+use crate::note::{self, Keys};
+use crate::source::{Blob, Source};
 use crate::tree::Hash;
 use crate::{LogCheck, Stop};
 
 const SEGMENT_HEADER: u64 = 4096;
 const FRAME_HEADER: u64 = 104;
 const SECTOR: u64 = 512;
-const NOTE_BYTES_MAX: u32 = 64 << 10;
+const NOTE_BYTES_MAX: u32 = note::NOTE_BYTES_MAX as u32;
+/// No writer makes longer ones. One frame is held in memory.
+const BODY_BYTES_MAX: u32 = 1 << 31;
+/// What is read at once.
+const WINDOW: usize = 1 << 20;
 
 pub(crate) struct Walk<'a> {
+    source: &'a dyn Source,
     dir: &'a Path,
-    key: &'a VerifierKey,
+    keys: &'a Keys,
     origin: &'a str,
     sequence: u64,
     previous: Hash,
     /// First index of the segment before.
     before: Option<u64>,
-    buffer: Vec<u8>,
     /// Checkpoint of the newest frame, and where that frame is.
     newest: Option<(String, PathBuf, u64)>,
 }
@@ -46,16 +50,44 @@ impl Header {
     }
 }
 
-struct Segment {
+/// An open segment, with the part of it that was read last.
+struct Segment<'s> {
     path: PathBuf,
-    file: BufReader<File>,
+    blob: Box<dyn Blob + 's>,
     bytes: u64,
+    window: Vec<u8>,
+    window_at: u64,
 }
 
-impl Segment {
+impl<'s> Segment<'s> {
+    fn open(source: &'s dyn Source, path: PathBuf) -> Result<Self, Stop> {
+        let blob = source.open(&path).map_err(Stop::io(&path))?;
+        let bytes = blob.bytes().map_err(Stop::io(&path))?;
+        Ok(Segment { path, blob, bytes, window: Vec::new(), window_at: 0 })
+    }
+
+    /// Forgets what was read: a writer may have written since.
+    fn refresh(&mut self) {
+        self.window.clear();
+    }
+
+    /// `len` bytes at an offset.
+    fn slice(&mut self, offset: u64, len: usize) -> io::Result<&[u8]> {
+        let start = offset.wrapping_sub(self.window_at);
+        if start.saturating_add(len as u64) > self.window.len() as u64 {
+            let left = self.bytes.saturating_sub(offset);
+            self.window.resize((len.max(WINDOW) as u64).min(left) as usize, 0);
+            self.window_at = offset;
+            let n = self.blob.read_at(offset, &mut self.window)?;
+            self.window.truncate(n);
+        }
+        let start = (offset - self.window_at) as usize;
+        self.window.get(start..start + len).ok_or_else(|| io::ErrorKind::UnexpectedEof.into())
+    }
+
     /// Takes note of the file's length now; whether it is shorter than before.
     fn has_shrunk(&mut self) -> io::Result<bool> {
-        let before = std::mem::replace(&mut self.bytes, self.file.get_ref().metadata()?.len());
+        let before = std::mem::replace(&mut self.bytes, self.blob.bytes()?);
         Ok(self.bytes < before)
     }
 }
@@ -75,17 +107,8 @@ fn hash_at(bytes: &[u8], at: usize) -> Hash {
 }
 
 impl<'a> Walk<'a> {
-    pub fn new(dir: &'a Path, key: &'a VerifierKey, origin: &'a str) -> Self {
-        Walk {
-            dir,
-            key,
-            origin,
-            sequence: 0,
-            previous: [0; 32],
-            before: None,
-            buffer: vec![0; 256 << 10],
-            newest: None,
-        }
+    pub fn new(source: &'a dyn Source, dir: &'a Path, keys: &'a Keys, origin: &'a str) -> Self {
+        Walk { source, dir, keys, origin, sequence: 0, previous: [0; 32], before: None, newest: None }
     }
 
     pub fn run(&mut self, log: &mut LogCheck<'_>) -> Result<(), Stop> {
@@ -95,31 +118,25 @@ impl<'a> Walk<'a> {
             return Err(Stop::tampered("there is no segment", &wal, None));
         }
         for (i, first) in firsts.iter().enumerate() {
-            let path = wal.join(format!("{first:020}.seg"));
-            let file = File::open(&path).map_err(Stop::io(&path))?;
-            let bytes = file.metadata().map_err(Stop::io(&path))?.len();
-            let mut segment = Segment { file: BufReader::with_capacity(256 << 10, file), path, bytes };
+            let mut segment = Segment::open(self.source, wal.join(format!("{first:020}.seg")))?;
             self.header(&mut segment, *first, log)?;
-            let end = self.frames(&mut segment, log)?;
+            let mut end = self.frames(&mut segment, SEGMENT_HEADER, log)?;
             let is_last = i + 1 == firsts.len();
-            self.rest(&mut segment, end, is_last, log)?;
+            while self.rest(&mut segment, end, is_last, log)? {
+                end = self.frames(&mut segment, end, log)?;
+            }
             log.report.segments += 1;
         }
         let Some((text, path, offset)) = self.newest.take() else { return Ok(()) };
-        if self.key.open(&text).is_none() {
-            return Err(Stop::tampered(
-                "the newest frame's checkpoint is not signed by the given key",
-                &path,
-                Some(offset),
-            ));
-        }
+        self.keys.open(&text).map_err(|refused| {
+            Stop::tampered(format!("the newest frame's checkpoint: {refused}"), &path, Some(offset))
+        })?;
         Ok(())
     }
 
     fn list(&self, wal: &Path, log: &mut LogCheck<'_>) -> Result<Vec<u64>, Stop> {
         let mut firsts = Vec::new();
-        for entry in fs::read_dir(wal).map_err(Stop::io(wal))? {
-            let name = entry.map_err(Stop::io(wal))?.file_name().to_string_lossy().into_owned();
+        for name in self.source.list(wal).map_err(Stop::io(wal))? {
             let digits = name.strip_suffix(".seg").filter(|digits| digits.len() == 20);
             match digits.and_then(|digits| digits.parse().ok()) {
                 Some(first) => firsts.push(first),
@@ -130,10 +147,10 @@ impl<'a> Walk<'a> {
         Ok(firsts)
     }
 
-    fn header(&mut self, segment: &mut Segment, first: u64, log: &LogCheck<'_>) -> Result<(), Stop> {
-        let tampered = |what: &str| Err(Stop::tampered(what, &segment.path, Some(0)));
-        let mut header = vec![0; SEGMENT_HEADER as usize];
-        segment.file.read_exact(&mut header).map_err(Stop::io(&segment.path))?;
+    fn header(&mut self, segment: &mut Segment<'_>, first: u64, log: &LogCheck<'_>) -> Result<(), Stop> {
+        let path = segment.path.clone();
+        let tampered = |what: &str| Err(Stop::tampered(what, &path, Some(0)));
+        let header = segment.slice(0, SEGMENT_HEADER as usize).map_err(Stop::io(&path))?;
         let hash = Sha256::new().chain_update(&header[..72]).chain_update(&header[104..]).finalize();
         if &header[..8] != b"WMSEGMT1" || header[72..104] != hash[..] {
             return tampered("the segment's header does not have its hash");
@@ -145,7 +162,7 @@ impl<'a> Walk<'a> {
         let is_linked = self.before.unwrap_or(u64::MAX) == before
             && be64(&header[16..]) == first
             && be64(&header[24..]) == self.sequence
-            && hash_at(&header, 40) == self.previous;
+            && hash_at(header, 40) == self.previous;
         if !is_linked || first != log.tree.size() {
             return tampered(
                 "the segment does not begin where the one before ended: something between is missing or exchanged",
@@ -163,9 +180,9 @@ impl<'a> Walk<'a> {
         Ok(())
     }
 
-    /// All whole frames; returns the offset after them.
-    fn frames(&mut self, segment: &mut Segment, log: &mut LogCheck<'_>) -> Result<u64, Stop> {
-        let mut offset = SEGMENT_HEADER;
+    /// All whole frames from an offset on; returns the offset after them.
+    fn frames(&mut self, segment: &mut Segment<'_>, from: u64, log: &mut LogCheck<'_>) -> Result<u64, Stop> {
+        let mut offset = from;
         while let Some(header) = self.whole_frame(segment, offset).map_err(Stop::io(&segment.path))? {
             let tampered = |what: &str| Err(Stop::tampered(what, &segment.path, Some(offset)));
             if header.sequence != self.sequence || header.previous != self.previous {
@@ -187,71 +204,61 @@ impl<'a> Walk<'a> {
 
     /// The frame at an offset, if a whole one is there. A segment may be closed meanwhile, which cuts off the zeros
     /// after its frames: then there is nothing.
-    fn whole_frame(&mut self, segment: &mut Segment, offset: u64) -> io::Result<Option<Header>> {
-        match self.read_frame(segment, offset) {
+    fn whole_frame(&self, segment: &mut Segment<'_>, offset: u64) -> io::Result<Option<Header>> {
+        match Self::read_frame(segment, offset) {
             Err(error) if error.kind() == io::ErrorKind::UnexpectedEof && segment.has_shrunk()? => Ok(None),
             other => other,
         }
     }
 
     /// The header of a frame whose bytes have its hash and whose padding is zero.
-    fn read_frame(&mut self, segment: &mut Segment, offset: u64) -> io::Result<Option<Header>> {
+    fn read_frame(segment: &mut Segment<'_>, offset: u64) -> io::Result<Option<Header>> {
         if offset + FRAME_HEADER > segment.bytes {
             return Ok(None);
         }
-        segment.file.seek(SeekFrom::Start(offset))?;
-        let mut bytes = [0; FRAME_HEADER as usize];
-        segment.file.read_exact(&mut bytes)?;
+        let bytes = segment.slice(offset, FRAME_HEADER as usize)?;
         let header = Header {
             body: be32(&bytes[8..]),
             note: be32(&bytes[12..]),
             entries: be32(&bytes[16..]),
             sequence: be64(&bytes[24..]),
             first: be64(&bytes[32..]),
-            previous: hash_at(&bytes, 40),
-            hash: hash_at(&bytes, 72),
+            previous: hash_at(bytes, 40),
+            hash: hash_at(bytes, 72),
         };
         let is_sane = bytes.starts_with(b"WMFRAME1") && be32(&bytes[20..]) == 0 && header.entries > 0;
-        if !is_sane || header.note > header.body.min(NOTE_BYTES_MAX) || header.end(offset) > segment.bytes {
+        let is_short = header.body <= BODY_BYTES_MAX && header.note <= header.body.min(NOTE_BYTES_MAX);
+        if !is_sane || !is_short || header.end(offset) > segment.bytes {
             return Ok(None);
         }
-        let mut hasher = Sha256::new().chain_update(&bytes[..72]);
-        let mut left = u64::from(header.body);
-        while left > 0 {
-            let n = self.buffer.len().min(left as usize);
-            segment.file.read_exact(&mut self.buffer[..n])?;
-            hasher.update(&self.buffer[..n]);
-            left -= n as u64;
-        }
-        let padding = (header.end(offset) - offset - FRAME_HEADER - u64::from(header.body)) as usize;
-        segment.file.read_exact(&mut self.buffer[..padding])?;
-        let is_padded = self.buffer[..padding].iter().all(|byte| *byte == 0);
-        Ok((is_padded && hasher.finalize()[..] == header.hash).then_some(header))
+        let frame = segment.slice(offset, (header.end(offset) - offset) as usize)?;
+        let (body, padding) = frame[FRAME_HEADER as usize..].split_at(header.body as usize);
+        let hash = Sha256::new().chain_update(&frame[..72]).chain_update(body).finalize();
+        Ok((padding.iter().all(|byte| *byte == 0) && hash[..] == header.hash).then_some(header))
     }
 
     fn entries(
         &mut self,
-        segment: &mut Segment,
+        segment: &mut Segment<'_>,
         offset: u64,
         header: Header,
         log: &mut LogCheck<'_>,
     ) -> Result<(), Stop> {
         let path = segment.path.clone();
-        segment.file.seek(SeekFrom::Start(offset + FRAME_HEADER)).map_err(Stop::io(&path))?;
-        let mut body =
-            Body { left: u64::from(header.body - header.note), file: &mut segment.file, buffer: &mut self.buffer };
+        let at = offset + FRAME_HEADER;
+        let body = segment.slice(at, header.body as usize).map_err(Stop::io(&path))?;
+        let (entries, text) = body.split_at((header.body - header.note) as usize);
+        let mut rest = entries;
         for _ in 0..header.entries {
-            let at = offset + FRAME_HEADER + u64::from(header.body - header.note) - body.left;
-            let leaf = body.entry(&path, at)?;
-            log.leaf(&leaf)?;
+            let at = at + (entries.len() - rest.len()) as u64;
+            let leaf = entry(&mut rest).map_err(|what| Stop::tampered(what, &path, Some(at)))?;
+            log.leaf(leaf)?;
             log.report.parts += (leaf.len() as u64 - 11) / 36;
         }
-        if body.left != 0 {
+        if !rest.is_empty() {
             return Err(Stop::tampered("the frame holds more than its entries", &path, Some(offset)));
         }
-        let mut text = vec![0; header.note as usize];
-        segment.file.read_exact(&mut text).map_err(Stop::io(&path))?;
-        let text = String::from_utf8(text).unwrap_or_default();
+        let text = String::from_utf8_lossy(text).into_owned();
         let fits = note::parse_unsigned(&text).is_some_and(|checkpoint| {
             checkpoint.origin == self.origin && checkpoint.size == log.tree.size() && checkpoint.root == log.tree.root()
         });
@@ -264,54 +271,65 @@ impl<'a> Walk<'a> {
     }
 
     /// What follows the last whole frame of a segment: nothing, or in the last segment zeros or an unfinished frame.
-    fn rest(&mut self, segment: &mut Segment, end: u64, is_last: bool, log: &mut LogCheck<'_>) -> Result<(), Stop> {
+    /// Whether frames were written there meanwhile.
+    fn rest(
+        &mut self,
+        segment: &mut Segment<'_>,
+        end: u64,
+        is_last: bool,
+        log: &mut LogCheck<'_>,
+    ) -> Result<bool, Stop> {
+        let path = segment.path.clone();
         if end >= segment.bytes {
-            return Ok(());
+            return Ok(false);
         }
         if !is_last {
             let what = "a frame is broken: a closed segment must end with a whole frame";
-            return Err(Stop::tampered(what, &segment.path, Some(end)));
+            return Err(Stop::tampered(what, &path, Some(end)));
         }
-        let Some(dirty) = self.first_dirty_sector(segment, end).map_err(Stop::io(&segment.path))? else {
-            return Ok(());
+        let Some(dirty) = self.first_dirty_byte(segment, end).map_err(Stop::io(&path))? else {
+            return Ok(false);
         };
         let mut at = end + SECTOR;
         while at < segment.bytes {
-            let frame = self.whole_frame(segment, at).map_err(Stop::io(&segment.path))?;
+            let frame = self.whole_frame(segment, at).map_err(Stop::io(&path))?;
             if let Some(header) = frame.filter(|header| header.sequence > self.sequence)
-                && self.is_signed(segment, at, header).map_err(Stop::io(&segment.path))?
+                && self.is_signed(segment, at, header).map_err(Stop::io(&path))?
             {
+                // Beside a writer the one between may have been read before it was written; now it is there.
+                segment.refresh();
+                if self.whole_frame(segment, end).map_err(Stop::io(&path))?.is_some() {
+                    return Ok(true);
+                }
                 let what = "a frame is broken though whole ones follow";
-                return Err(Stop::tampered(what, &segment.path, Some(end)));
+                return Err(Stop::tampered(what, &path, Some(end)));
             }
             at += SECTOR;
         }
         log.report.notes.push(format!(
             "`{}` has bytes after the last whole frame, from {dirty} on: a frame being written or cut off by a crash; \
              they are outside the log and acknowledged by nothing in it",
-            segment.path.display()
+            path.display()
         ));
-        Ok(())
+        Ok(false)
     }
 
-    fn is_signed(&mut self, segment: &mut Segment, offset: u64, header: Header) -> io::Result<bool> {
+    fn is_signed(&self, segment: &mut Segment<'_>, offset: u64, header: Header) -> io::Result<bool> {
         let at = offset + FRAME_HEADER + u64::from(header.body - header.note);
-        segment.file.seek(SeekFrom::Start(at))?;
-        let mut text = vec![0; header.note as usize];
-        segment.file.read_exact(&mut text)?;
-        Ok(String::from_utf8(text).is_ok_and(|text| self.key.open(&text).is_some()))
+        let text = segment.slice(at, header.note as usize)?;
+        Ok(std::str::from_utf8(text).is_ok_and(|text| self.keys.open(text).is_ok()))
     }
 
-    fn first_dirty_sector(&mut self, segment: &mut Segment, end: u64) -> io::Result<Option<u64>> {
-        segment.file.seek(SeekFrom::Start(end))?;
+    fn first_dirty_byte(&self, segment: &mut Segment<'_>, end: u64) -> io::Result<Option<u64>> {
         let mut at = end;
         while at < segment.bytes {
-            let n = self.buffer.len().min((segment.bytes - at) as usize);
-            match segment.file.read_exact(&mut self.buffer[..n]) {
+            let n = WINDOW.min((segment.bytes - at) as usize);
+            let dirty = segment.slice(at, n).map(|bytes| bytes.iter().position(|byte| *byte != 0));
+            let dirty = match dirty {
                 Err(error) if error.kind() == io::ErrorKind::UnexpectedEof && segment.has_shrunk()? => return Ok(None),
                 other => other?,
-            }
-            if let Some(i) = self.buffer[..n].iter().position(|byte| *byte != 0) {
+            };
+            if let Some(i) = dirty {
                 return Ok(Some(at + i as u64));
             }
             at += n as u64;
@@ -320,56 +338,26 @@ impl<'a> Walk<'a> {
     }
 }
 
-/// The entries of one frame, read one after the other.
-struct Body<'a> {
-    file: &'a mut BufReader<File>,
-    buffer: &'a mut Vec<u8>,
-    left: u64,
-}
-
-impl Body<'_> {
-    fn take(&mut self, bytes: u64, path: &Path, at: u64) -> Result<(), Stop> {
-        self.left = self
-            .left
-            .checked_sub(bytes)
-            .ok_or_else(|| Stop::tampered("an entry reaches beyond its frame", path, Some(at)))?;
-        Ok(())
+/// Takes the next entry off a frame's entries, checks its leaf's shape and each part's hash, and returns the leaf.
+fn entry<'b>(rest: &mut &'b [u8]) -> Result<&'b [u8], String> {
+    let mut take = |n: usize| {
+        let (taken, left) = rest.split_at_checked(n).ok_or("an entry reaches beyond its frame")?;
+        *rest = left;
+        Ok::<_, String>(taken)
+    };
+    let lengths = take(6)?;
+    let (slots, leaf) = (be32(lengths) as usize, usize::from(lengths[4]) << 8 | usize::from(lengths[5]));
+    let leaf = take(leaf)?;
+    take(slots)?;
+    let is_shaped =
+        leaf.len() >= 11 && leaf[0] == 1 && leaf.len() == 11 + 36 * (usize::from(leaf[9]) << 8 | usize::from(leaf[10]));
+    if !is_shaped {
+        return Err("the leaf of the entry has not the form of one".to_owned());
     }
-
-    /// Reads an entry, checks its leaf's shape and each part's hash, and returns the leaf.
-    fn entry(&mut self, path: &Path, at: u64) -> Result<Vec<u8>, Stop> {
-        let tampered = |what: String| Err(Stop::tampered(what, path, Some(at)));
-        self.take(6, path, at)?;
-        let mut lengths = [0; 6];
-        self.file.read_exact(&mut lengths).map_err(Stop::io(path))?;
-        let (slots, leaf) = (u64::from(be32(&lengths)), u64::from(lengths[4]) << 8 | u64::from(lengths[5]));
-        self.take(leaf + slots, path, at)?;
-        let mut leaf = vec![0; leaf as usize];
-        self.file.read_exact(&mut leaf).map_err(Stop::io(path))?;
-        self.file.seek_relative(slots as i64).map_err(Stop::io(path))?;
-        let is_shaped = leaf.len() >= 11
-            && leaf[0] == 1
-            && leaf.len() == 11 + 36 * (usize::from(leaf[9]) << 8 | usize::from(leaf[10]));
-        if !is_shaped {
-            return tampered("the leaf of the entry has not the form of one".to_owned());
+    for (number, part) in leaf[11..].chunks_exact(36).enumerate() {
+        if Sha256::digest(take(be32(part) as usize)?)[..] != part[4..] {
+            return Err(format!("part {number} of the entry does not have the hash in its leaf"));
         }
-        for (number, part) in leaf[11..].chunks_exact(36).enumerate() {
-            self.take(u64::from(be32(part)), path, at)?;
-            if self.hash(u64::from(be32(part))).map_err(Stop::io(path))? != part[4..] {
-                return tampered(format!("part {number} of the entry does not have the hash in its leaf"));
-            }
-        }
-        Ok(leaf)
     }
-
-    fn hash(&mut self, mut bytes: u64) -> io::Result<Hash> {
-        let mut hasher = Sha256::new();
-        while bytes > 0 {
-            let n = self.buffer.len().min(bytes as usize);
-            self.file.read_exact(&mut self.buffer[..n])?;
-            hasher.update(&self.buffer[..n]);
-            bytes -= n as u64;
-        }
-        Ok(hasher.finalize().into())
-    }
+    Ok(leaf)
 }

@@ -1,20 +1,22 @@
 //! Compares tiles and entry bundles (C2SP tlog-tiles) with the tree computed from the segments.
 
-use std::fs;
 use std::io;
 use std::path::{Path, PathBuf};
 
 use crate::Stop;
-use crate::tree::{Hash, node_hash};
+use crate::source::{self, Source};
+use crate::tree::{Hash, Tree};
 
-const WIDTH: usize = 256;
+pub(crate) const WIDTH: usize = 256;
+/// 256 entries of the longest kind: no tile or bundle is longer.
+pub(crate) const TILE_BYTES_MAX: u64 = 256 * (2 + 65_535);
 
 /// The tile being filled at each level, and the bundle with it.
-pub(crate) struct Tiles {
+pub(crate) struct Tiles<'a> {
+    source: &'a dyn Source,
     dir: PathBuf,
     /// The published size: tiles up to it must be there.
     published: u64,
-    size: u64,
     levels: Vec<Vec<u8>>,
     bundle: Vec<u8>,
     /// Where each entry of the bundle ends.
@@ -23,6 +25,7 @@ pub(crate) struct Tiles {
 
 /// A tile or bundle: where it is, what it must hold, and how much of it must be there.
 struct Expected<'a> {
+    source: &'a dyn Source,
     stem: PathBuf,
     bytes: &'a [u8],
     /// Where each element ends in `bytes`.
@@ -31,40 +34,45 @@ struct Expected<'a> {
     needed: usize,
 }
 
-impl Tiles {
-    pub fn new(dir: &Path, published: u64) -> Self {
-        Tiles { dir: dir.join("tile"), published, size: 0, levels: Vec::new(), bundle: Vec::new(), ends: Vec::new() }
+impl<'a> Tiles<'a> {
+    pub fn new(source: &'a dyn Source, dir: &Path, published: u64) -> Self {
+        let dir = dir.join("tile");
+        Tiles { source, dir, published, levels: Vec::new(), bundle: Vec::new(), ends: Vec::new() }
     }
 
-    pub fn push(&mut self, data: &[u8], leaf: Hash, notes: &mut Vec<String>) -> Result<(), Stop> {
+    /// Adds an entry to the tree and compares the tiles that it completes.
+    pub fn push(&mut self, tree: &mut Tree, data: &[u8], leaf: Hash, notes: &mut Vec<String>) -> Result<(), Stop> {
         self.bundle.extend_from_slice(&(data.len() as u16).to_be_bytes());
         self.bundle.extend_from_slice(data);
         self.ends.push(self.bundle.len());
-        let mut hash = leaf;
-        for level in 0.. {
-            if self.levels.len() == level {
-                self.levels.push(Vec::new());
+        tree.push(leaf, |height, hash| {
+            // tlog-tiles: level L holds the roots of complete subtrees of height 8 L.
+            if height.is_multiple_of(8) {
+                let level = (height / 8) as usize;
+                if self.levels.len() == level {
+                    self.levels.push(Vec::with_capacity(WIDTH * 32));
+                }
+                self.levels[level].extend_from_slice(hash);
             }
-            self.levels[level].extend_from_slice(&hash);
+        });
+        for level in 0..self.levels.len() {
             if self.levels[level].len() < WIDTH * 32 {
                 break;
             }
-            self.check(level, self.size >> (8 * (level + 1)), notes)?;
-            hash = root(&self.levels[level]);
+            self.check(level, (tree.size() - 1) >> (8 * (level + 1)), notes)?;
             self.levels[level].clear();
             if level == 0 {
                 self.bundle.clear();
                 self.ends.clear();
             }
         }
-        self.size += 1;
         Ok(())
     }
 
-    /// The incomplete tiles at the end.
-    pub fn finish(&mut self, notes: &mut Vec<String>) -> Result<(), Stop> {
+    /// The incomplete tiles at the end of a tree of this size.
+    pub fn finish(&mut self, size: u64, notes: &mut Vec<String>) -> Result<(), Stop> {
         for level in 0..self.levels.len() {
-            self.check(level, self.size >> (8 * (level + 1)), notes)?;
+            self.check(level, size >> (8 * (level + 1)), notes)?;
         }
         Ok(())
     }
@@ -74,10 +82,10 @@ impl Tiles {
         let hashes = &self.levels[level];
         let ends: Vec<usize> = (1..=hashes.len() / 32).map(|i| i * 32).collect();
         let stem = self.dir.join(level.to_string()).join(numbered(number));
-        Expected { stem, bytes: hashes, ends: &ends, needed }.check(notes)?;
+        Expected { source: self.source, stem, bytes: hashes, ends: &ends, needed }.check(notes)?;
         if level == 0 {
             let stem = self.dir.join("entries").join(numbered(number));
-            Expected { stem, bytes: &self.bundle, ends: &self.ends, needed }.check(notes)?;
+            Expected { source: self.source, stem, bytes: &self.bundle, ends: &self.ends, needed }.check(notes)?;
         }
         Ok(())
     }
@@ -85,15 +93,9 @@ impl Tiles {
 
 impl Expected<'_> {
     fn check(&self, notes: &mut Vec<String>) -> Result<(), Stop> {
-        let mut found = 0;
-        if self.compare(&self.stem, WIDTH, notes)? {
-            found = WIDTH;
-        }
-        let mut partials = self.stem.clone().into_os_string();
-        partials.push(".p");
-        let partials = PathBuf::from(partials);
-        let mut has_needed = found == WIDTH;
-        for name in list(&partials).map_err(Stop::io(&partials))? {
+        let mut has_needed = self.compare(&self.stem, WIDTH, notes)?;
+        let partials = partials(&self.stem);
+        for name in self.source.list(&partials).map_err(Stop::io(&partials))? {
             let path = partials.join(&name);
             match name.parse::<usize>().ok().filter(|width| (1..WIDTH).contains(width) && width.to_string() == name) {
                 Some(width) => {
@@ -111,8 +113,9 @@ impl Expected<'_> {
 
     /// Compares a file that may be there with what it must hold. `false` when it is not there.
     fn compare(&self, path: &Path, width: usize, notes: &mut Vec<String>) -> Result<bool, Stop> {
-        let bytes = match fs::read(path) {
-            Ok(bytes) => bytes,
+        let bytes = match source::read(self.source, path, TILE_BYTES_MAX) {
+            Ok(Some(bytes)) => bytes,
+            Ok(None) => return Err(Stop::tampered("the tile is longer than any can be", path, None)),
             Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(false),
             Err(error) => return Err(Stop::io(path)(error)),
         };
@@ -134,16 +137,15 @@ impl Expected<'_> {
     }
 }
 
-fn list(folder: &Path) -> io::Result<Vec<String>> {
-    match fs::read_dir(folder) {
-        Ok(entries) => entries.map(|entry| Ok(entry?.file_name().to_string_lossy().into_owned())).collect(),
-        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(Vec::new()),
-        Err(error) => Err(error),
-    }
+/// The folder of a tile's partial forms.
+pub(crate) fn partials(stem: &Path) -> PathBuf {
+    let mut folder = stem.as_os_str().to_owned();
+    folder.push(".p");
+    folder.into()
 }
 
 /// `x001/x234/067`
-fn numbered(number: u64) -> PathBuf {
+pub(crate) fn numbered(number: u64) -> PathBuf {
     let mut groups = vec![format!("{:03}", number % 1000)];
     let mut rest = number / 1000;
     while rest > 0 {
@@ -151,15 +153,6 @@ fn numbered(number: u64) -> PathBuf {
         rest /= 1000;
     }
     groups.iter().rev().collect()
-}
-
-/// Root of a full tile.
-fn root(tile: &[u8]) -> Hash {
-    let mut hashes: Vec<Hash> = tile.as_chunks::<32>().0.to_vec();
-    while hashes.len() > 1 {
-        hashes = hashes.as_chunks::<2>().0.iter().map(|[left, right]| node_hash(left, right)).collect();
-    }
-    hashes[0]
 }
 
 #[cfg(test)]

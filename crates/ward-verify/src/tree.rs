@@ -9,7 +9,10 @@ pub(crate) fn leaf_hash(data: &[u8]) -> Hash {
 }
 
 pub(crate) fn node_hash(left: &Hash, right: &Hash) -> Hash {
-    Sha256::new().chain_update([1]).chain_update(left).chain_update(right).finalize().into()
+    let mut both = [1; 65];
+    both[1..33].copy_from_slice(left);
+    both[33..].copy_from_slice(right);
+    Sha256::digest(both).into()
 }
 
 #[derive(Default)]
@@ -28,11 +31,14 @@ impl Tree {
         self.peaks.iter().map(|(_, hash)| hash)
     }
 
-    pub fn push(&mut self, leaf: Hash) {
+    /// Adds a leaf; `complete` is told height and root of each subtree that this completes, the leaf first.
+    pub fn push(&mut self, leaf: Hash, mut complete: impl FnMut(u32, &Hash)) {
         let (mut height, mut hash) = (0, leaf);
+        complete(height, &hash);
         while let Some((_, left)) = self.peaks.pop_if(|(h, _)| *h == height) {
             hash = node_hash(&left, &hash);
             height += 1;
+            complete(height, &hash);
         }
         self.peaks.push((height, hash));
         self.size += 1;
@@ -67,7 +73,10 @@ mod tests {
         let mut tree = Tree::default();
         for n in 0..leaves.len() {
             assert_eq!(tree.root(), naive(&leaves[..n]));
-            tree.push(leaves[n]);
+            tree.push(leaves[n], |height, hash| {
+                let width = 1 << height;
+                assert_eq!(*hash, naive(&leaves[n + 1 - width..=n]));
+            });
         }
     }
 }

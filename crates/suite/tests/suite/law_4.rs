@@ -89,8 +89,8 @@ fn key(folder: &Path) -> VerifierKey {
 }
 
 fn check(folder: &Path, key: &VerifierKey, outside: &[(&str, &str)]) -> Report {
-    let checkpoints = outside.iter().map(|(name, text)| ((*name).to_owned(), (*text).to_owned())).collect();
-    verify(folder, &Options { key: key.clone(), checkpoints })
+    let options = outside.iter().fold(Options::new(key.clone()), |options, (name, text)| options.and(name, text));
+    verify(folder, &options)
 }
 
 /// A node with a past: more than a tile of audit entries, a journal with messages and FHIR writes.
