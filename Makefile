@@ -2,7 +2,7 @@
 ARGS ?=
 CARGO ?= cargo
 
-.PHONY: demo test check bench fuzz soak setup
+.PHONY: demo test check bench fuzz soak setup ward-verify-static
 
 demo: setup
 	$(CARGO) build --locked -p ward -p ward-verify
@@ -24,6 +24,10 @@ fuzz: setup
 
 soak: setup
 	./scripts/soak $(ARGS)
+
+# The auditor's checker as one file that needs no library of the machine; says where it is and proves that it is static.
+ward-verify-static: setup
+	./scripts/static-verifier
 
 setup:
 	@./scripts/setup
