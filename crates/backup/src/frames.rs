@@ -10,7 +10,7 @@ use crate::error::{BackupError, Result};
 use crate::seal::sha256_of;
 
 pub const SEGMENT_HEADER: u64 = 4096;
-const FRAME_HEADER: usize = 104;
+const FRAME_HEADER: usize = 136;
 const SECTOR: u64 = 512;
 const LEAF_HEADER: usize = 11;
 const LEAF_PART: usize = 36;
@@ -99,6 +99,7 @@ pub struct FrameHead {
     pub sequence: u64,
     pub first: u64,
     pub previous: [u8; 32],
+    body_hash: [u8; 32],
     pub hash: [u8; 32],
 }
 
@@ -112,10 +113,11 @@ impl FrameHead {
             sequence: u64_at(bytes, 24),
             first: u64_at(bytes, 32),
             previous: hash_at(bytes, 40),
-            hash: hash_at(bytes, 72),
+            body_hash: hash_at(bytes, 72),
+            hash: hash_at(bytes, 104),
         };
         let sane = bytes.starts_with(b"WMFRAME1")
-            && u32_at(bytes, 20) == 0
+            && sha256_of(&[&bytes[..104]]) == head.hash
             && head.entries > 0
             && head.checkpoint_bytes <= head.body_bytes
             && head.first.checked_add(u64::from(head.entries)).is_some();
@@ -145,8 +147,7 @@ impl<'a> Frame<'a> {
         let end = FRAME_HEADER + head.body_bytes as usize;
         let padded = usize::try_from(head.disk_bytes()).ok()?;
         let bytes = bytes.get(..padded)?;
-        let whole =
-            bytes[end..].iter().all(|b| *b == 0) && sha256_of(&[&bytes[..72], &bytes[FRAME_HEADER..end]]) == head.hash;
+        let whole = bytes[end..].iter().all(|b| *b == 0) && sha256_of(&[&bytes[FRAME_HEADER..end]]) == head.body_hash;
         whole.then_some(Frame { head, bytes })
     }
 

@@ -182,6 +182,12 @@ impl SimDisk {
         Some(path.clone())
     }
 
+    /// What a file holds in memory, without touching the disk or its faults: for oracles.
+    pub fn peek(&self, path: &Path) -> Option<Vec<u8>> {
+        let state = self.0.lock();
+        state.names.get(path).and_then(|node| node.inode()).map(|inode| state.inodes[inode].now.clone())
+    }
+
     /// Bytes of all files.
     pub fn used(&self) -> usize {
         self.0.lock().used()

@@ -4,12 +4,14 @@
 use base::Timestamp;
 use bytes::Bytes;
 
-use crate::merkle::{Hash, leaf_hash, sha256, sha256_of};
+use crate::merkle::{Hash, leaf_hash, sha256};
 
 /// Frames begin at multiples of this: a torn write never shares a sector with an acknowledged frame.
 pub const SECTOR: usize = 512;
 pub const FRAME_MAGIC: &[u8; 8] = b"WMFRAME1";
-pub const FRAME_HEADER: usize = 104;
+pub const FRAME_HEADER: usize = 136;
+/// Where the frame's own hash stands in its header, which is over all before it.
+const HASH_AT: usize = 104;
 /// C2SP tlog-tiles: an entry's length is a 16-bit number.
 pub const LEAF_BYTES_MAX: usize = 65_535;
 const LEAF_VERSION: u8 = 1;
@@ -91,13 +93,17 @@ pub(crate) struct FrameHeader {
     pub body_bytes: u32,
     pub checkpoint_bytes: u32,
     pub entries: u32,
+    /// Sectors of the frame that hold nothing but zeros: with more of them it was not written whole.
+    pub zero_sectors: u32,
     pub sequence: u64,
     pub first: u64,
     pub previous: Hash,
+    pub body_hash: Hash,
     pub hash: Hash,
 }
 
 impl FrameHeader {
+    /// `None` when anything about the header does not fit: it has its own hash.
     pub fn parse(bytes: &[u8]) -> Option<FrameHeader> {
         let header: &[u8; FRAME_HEADER] = bytes.get(..FRAME_HEADER)?.try_into().ok()?;
         let u32_at = |at: usize| u32::from_be_bytes([header[at], header[at + 1], header[at + 2], header[at + 3]]);
@@ -106,13 +112,15 @@ impl FrameHeader {
             body_bytes: u32_at(8),
             checkpoint_bytes: u32_at(12),
             entries: u32_at(16),
+            zero_sectors: u32_at(20),
             sequence: u64_at(24),
             first: u64_at(32),
             previous: header[40..72].try_into().ok()?,
-            hash: header[72..104].try_into().ok()?,
+            body_hash: header[72..104].try_into().ok()?,
+            hash: header[HASH_AT..].try_into().ok()?,
         };
         let sane = header.starts_with(FRAME_MAGIC)
-            && u32_at(20) == 0
+            && sha256(&header[..HASH_AT]) == parsed.hash
             && parsed.entries > 0
             && parsed.checkpoint_bytes <= parsed.body_bytes
             && parsed.first.checked_add(u64::from(parsed.entries)).is_some();
@@ -121,12 +129,13 @@ impl FrameHeader {
 
     fn encode(&self, out: &mut Vec<u8>) {
         out.extend_from_slice(FRAME_MAGIC);
-        for number in [self.body_bytes, self.checkpoint_bytes, self.entries, 0] {
+        for number in [self.body_bytes, self.checkpoint_bytes, self.entries, self.zero_sectors] {
             out.extend_from_slice(&number.to_be_bytes());
         }
         out.extend_from_slice(&self.sequence.to_be_bytes());
         out.extend_from_slice(&self.first.to_be_bytes());
         out.extend_from_slice(&self.previous);
+        out.extend_from_slice(&self.body_hash);
         out.extend_from_slice(&self.hash);
     }
 
@@ -140,7 +149,13 @@ impl FrameHeader {
     }
 }
 
-/// A frame whose hash and shape were checked.
+/// Whether there is nothing but zeros; the first words say so of most.
+pub(crate) fn is_zero(bytes: &[u8]) -> bool {
+    let (words, rest) = bytes.as_chunks::<16>();
+    words.iter().all(|word| *word == [0; 16]) && rest.iter().all(|byte| *byte == 0)
+}
+
+/// A frame whose hashes and shape were checked.
 #[derive(Debug)]
 pub(crate) struct Frame {
     pub header: FrameHeader,
@@ -157,22 +172,30 @@ impl Frame {
             body_bytes: (entry_bytes + checkpoint.len()) as u32,
             checkpoint_bytes: checkpoint.len() as u32,
             entries: entries.len() as u32,
+            zero_sectors: 0,
             sequence,
             first,
             previous: *previous,
+            body_hash: [0; 32],
             hash: [0; 32],
         };
         let mut out = Vec::with_capacity(header.disk_bytes() as usize);
-        header.encode(&mut out);
+        out.resize(FRAME_HEADER, 0);
         let mut starts = Vec::with_capacity(entries.len());
         for entry in entries {
             starts.push(out.len() as u32);
             entry.encode(&mut out);
         }
         out.extend_from_slice(checkpoint.as_bytes());
-        header.hash = sha256_of(&[&out[..72], &out[FRAME_HEADER..]]);
-        out[72..FRAME_HEADER].copy_from_slice(&header.hash);
+        header.body_hash = sha256(&out[FRAME_HEADER..]);
         out.resize(header.disk_bytes() as usize, 0);
+        // The first sector is never one of them: it begins with the header.
+        header.zero_sectors = out.chunks(SECTOR).skip(1).filter(|sector| is_zero(sector)).count() as u32;
+        let mut head = Vec::with_capacity(FRAME_HEADER);
+        header.encode(&mut head);
+        header.hash = sha256(&head[..HASH_AT]);
+        out[..HASH_AT].copy_from_slice(&head[..HASH_AT]);
+        out[HASH_AT..FRAME_HEADER].copy_from_slice(&header.hash);
         Frame { header, bytes: Bytes::from(out), starts }
     }
 
@@ -181,12 +204,12 @@ impl Frame {
         &self.bytes
     }
 
-    /// `None` when anything about the bytes (header, hash, padding, entry lengths) does not fit.
+    /// `None` when anything about the bytes (header, hashes, padding, entry lengths) does not fit.
     pub fn parse(bytes: Bytes) -> Option<Frame> {
         let header = FrameHeader::parse(&bytes)?;
         let end = FRAME_HEADER + header.body_bytes as usize;
         let whole = bytes.len() as u64 == header.disk_bytes() && bytes[end..].iter().all(|b| *b == 0);
-        if !whole || sha256_of(&[&bytes[..72], &bytes[FRAME_HEADER..end]]) != header.hash {
+        if !whole || sha256(&bytes[FRAME_HEADER..end]) != header.body_hash {
             return None;
         }
         let entries_end = end - header.checkpoint_bytes as usize;
@@ -326,8 +349,10 @@ mod tests {
                 bytes[..8].copy_from_slice(FRAME_MAGIC);
                 bytes[8..16].copy_from_slice(&[0, 0, 1, 0, 0, 0, 0, 9]);
                 let end = FRAME_HEADER.max(bytes.len().min(FRAME_HEADER + 256));
-                let hash = sha256_of(&[&bytes[..72], &bytes[FRAME_HEADER..end]]);
-                bytes[72..104].copy_from_slice(&hash);
+                let body = sha256(&bytes[FRAME_HEADER..end]);
+                bytes[72..HASH_AT].copy_from_slice(&body);
+                let hash = sha256(&bytes[..HASH_AT]);
+                bytes[HASH_AT..FRAME_HEADER].copy_from_slice(&hash);
             }
             let _ = Frame::parse(Bytes::from(bytes));
         }

@@ -169,8 +169,9 @@ impl Head {
         match self.segment.file.write_at(bytes, self.segment.offset) {
             Ok(()) => Ok(()),
             Err(error) if is_no_space(&error) => {
-                // Nothing of it may look like a frame later.
-                if let Err(error) = self.segment.file.set_len(self.segment.offset) {
+                // Nothing of it may look like a frame later, and beneath the next one there must be zeros.
+                let cut = self.segment.file.set_len(self.segment.offset).and_then(|()| self.segment.file.sync());
+                if let Err(error) = cut {
                     return Err(self.poison("cutting off an unfinished frame", &error));
                 }
                 self.segment.allocated = self.segment.offset;

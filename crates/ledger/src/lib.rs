@@ -36,3 +36,5 @@ pub use verify::Verified;
 mod log_tests;
 #[cfg(test)]
 mod sim_tests;
+#[cfg(test)]
+mod torn_tests;

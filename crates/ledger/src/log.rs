@@ -31,6 +31,8 @@ use crate::verify::{self, Verified};
 const CATCH_UP_MAX: u64 = 65_536;
 /// Entries without tiles that a proof may gather by itself.
 const UNTILED_MAX: u64 = 262_144;
+/// Entries without tiles that end the gathering before its time.
+const GATHERED_MAX: u64 = 4_096;
 const RETRY_AFTER_MS_MAX: u64 = 1_000;
 /// A full disk is tried again at this distance.
 const NO_SPACE_WAIT_MS: u64 = 1_000;
@@ -99,6 +101,8 @@ impl Entries {
 #[derive(Default)]
 struct TailWork {
     is_due: bool,
+    /// There are enough entries for a step: gathering more would only make proofs late.
+    is_much: bool,
     is_stopping: bool,
 }
 
@@ -125,10 +129,10 @@ impl Log {
             edge: RwLock::new(tail.edge().clone()),
             queue: Mutex::new(Queue { commit_ms: 1, ..Queue::default() }),
             queued: Condvar::new(),
-            tail: Mutex::new(TailWork { is_due: true, is_stopping: false }),
+            tail: Mutex::new(TailWork { is_due: true, ..TailWork::default() }),
             tail_wakes: Condvar::new(),
             size: watch::Sender::new(reader.size()),
-            tiled: watch::Sender::new(tail.edge().size()),
+            tiled: watch::Sender::new(tail.published()),
             ended: watch::Sender::new(false),
             running: AtomicUsize::new(2),
             lock: Mutex::new(Some(lock)),
@@ -398,10 +402,12 @@ impl Shared {
     }
 
     fn wake_tail(&self) {
+        let is_much = self.reader.size().saturating_sub(self.edge.read().size()) >= GATHERED_MAX;
         let mut work = self.tail.lock();
         let was_due = std::mem::replace(&mut work.is_due, true);
+        let was_much = std::mem::replace(&mut work.is_much, is_much);
         drop(work);
-        if !was_due {
+        if !was_due || is_much && !was_much {
             self.tail_wakes.notify_one();
         }
     }
@@ -465,7 +471,8 @@ fn run_head(shared: &Shared, mut head: Head) {
         let entries: Vec<&Prepared> = batch.iter().flat_map(|item| item.entries.as_slice()).collect();
         let committed = head.commit(&entries);
         drop(entries);
-        let took = u64::try_from(shared.clock.now().ms() - begun.ms()).unwrap_or(0);
+        // A clock that jumps must not make the answer to a busy caller absurd.
+        let took = shared.clock.now().ms().saturating_sub(begun.ms()).clamp(0, RETRY_AFTER_MS_MAX as i64) as u64;
         {
             let mut queue = shared.queue.lock();
             queue.commit_ms = ((queue.commit_ms * 3 + took) / 4).max(1);
@@ -502,9 +509,10 @@ fn run_tail(shared: &Shared, mut tail: Tail) {
             if !work.is_stopping {
                 // Gather: what comes in this time shares tiles and syncs.
                 let time = Duration::from_millis(wait_ms);
-                let _ = shared.tail_wakes.wait_while_for(&mut work, |work| !work.is_stopping, time);
+                let gathers = |work: &mut TailWork| !work.is_stopping && (is_full || !work.is_much);
+                let _ = shared.tail_wakes.wait_while_for(&mut work, gathers, time);
             }
-            work.is_due = false;
+            (work.is_due, work.is_much) = (false, false);
             work.is_stopping
         };
         wait_ms = shared.options.tail_interval_ms;
@@ -534,8 +542,8 @@ fn follow(shared: &Shared, tail: &mut Tail) -> Result<(), LedgerError> {
     loop {
         let is_done = tail.step()?;
         *shared.edge.write() = tail.edge().clone();
+        shared.tiled.send_replace(tail.published());
         if is_done {
-            shared.tiled.send_replace(tail.edge().size());
             return Ok(());
         }
     }

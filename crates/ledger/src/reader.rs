@@ -116,6 +116,15 @@ impl Reader {
         self.durable.read().size
     }
 
+    /// What was durable at the end of the frame some `entries` after `from`; `newest` when that is not farther.
+    pub fn within(&self, newest: &Durable, from: u64, entries: u64) -> Result<Durable, LedgerError> {
+        if newest.size.saturating_sub(from) <= entries {
+            return Ok(newest.clone());
+        }
+        let frame = self.frame(from + entries - 1)?;
+        Ok(Durable { size: frame.header.end(), note: frame.checkpoint().into() })
+    }
+
     /// The head has found where the last segment's frames end.
     pub fn set_end(&self, end: u64) {
         if let Some(last) = self.segments.write().last_mut() {

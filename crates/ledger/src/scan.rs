@@ -8,7 +8,7 @@ use bytes::Bytes;
 use disk::{Disk, DiskFile, TEMP_SUFFIX};
 
 use crate::error::LedgerError;
-use crate::frame::{FRAME_HEADER, Frame, FrameHeader, SECTOR};
+use crate::frame::{FRAME_HEADER, Frame, FrameHeader, SECTOR, is_zero};
 use crate::merkle::{Frontier, Hash, leaf_hash, sha256};
 use crate::note;
 use crate::segment::{SEGMENT_HEADER, SegmentHeader, parse_segment_name, segment_path};
@@ -52,6 +52,12 @@ pub(crate) struct State {
 impl State {
     pub fn of(header: &SegmentHeader) -> State {
         State { sequence: header.sequence, previous: header.previous, frontier: header.frontier.clone() }
+    }
+
+    /// Whether the header is that of the next frame.
+    fn is_before(&self, header: &FrameHeader) -> bool {
+        let next = (self.sequence, self.previous, self.frontier.size());
+        next == (header.sequence, header.previous, header.first)
     }
 
     fn is_start_of(&self, header: &SegmentHeader) -> bool {
@@ -114,7 +120,7 @@ pub(crate) fn remove_temps(disk: &dyn Disk, folder: &Path) -> Result<(), LedgerE
 pub(crate) struct End {
     pub state: State,
     pub offset: u64,
-    /// Bytes after the frames that are not zero: what a power cut left of an unacknowledged frame.
+    /// After the frames is what a power cut left of an unacknowledged one.
     pub torn: bool,
     /// The last frame and its offset.
     pub last: Option<(Frame, u64)>,
@@ -153,7 +159,12 @@ pub(crate) fn frames(
         Rest::Nothing => Ok(end),
         Rest::Torn if is_last => Ok(End { torn: true, ..end }),
         Rest::Zeros if is_last => Ok(end),
-        Rest::Zeros | Rest::Torn => {
+        Rest::Changed if is_last => Err(LedgerError::damaged(
+            "the last frame was written whole and is not what was written",
+            &segment.path,
+            end.offset,
+        )),
+        Rest::Zeros | Rest::Torn | Rest::Changed => {
             Err(LedgerError::damaged("a closed segment does not end with a whole frame", &segment.path, end.offset))
         }
         Rest::Frame => {
@@ -183,39 +194,91 @@ fn frame_at(segment: &SegmentFile, offset: u64) -> Result<Option<Frame>, LedgerE
 enum Rest {
     Nothing,
     Zeros,
+    /// A frame of which sectors are missing: it was never acknowledged.
     Torn,
+    /// The last frame had all its sectors and is no longer what was written: it may have been acknowledged.
+    Changed,
+    /// More follows a frame that is not whole, so that one had been made durable.
     Frame,
 }
 
-/// What follows the last whole frame. A frame counts as following only with a signature of this log over more
-/// entries: an old frame inside an entry that was being written must not look like one.
+/// What follows the last whole frame. Beneath a frame that is being written there are zeros, so a power cut leaves each
+/// of its sectors as written or zero; anything else is damage (docs/log-format.md, "Torn or changed").
 fn rest(segment: &SegmentFile, end: &End, identity: &Identity) -> Result<Rest, LedgerError> {
     if end.offset >= segment.bytes {
         return Ok(Rest::Nothing);
     }
-    let (mut offset, mut found) = (end.offset, Rest::Zeros);
+    let mut first = [0; SECTOR];
+    let there = SECTOR.min((segment.bytes - end.offset) as usize);
+    segment.file.read_at(&mut first[..there], end.offset).map_err(LedgerError::io("read", &segment.path))?;
+    if is_zero(&first) {
+        return without_header(segment, end, identity);
+    }
+    match FrameHeader::parse(&first).filter(|header| end.state.is_before(header)) {
+        Some(header) => with_header(segment, end.offset, &header),
+        None if there < SECTOR => Ok(Rest::Torn),
+        None => Ok(Rest::Changed),
+    }
+}
+
+/// The header is there and says how many sectors there should be, and how many of them are zeros.
+fn with_header(segment: &SegmentFile, offset: u64, header: &FrameHeader) -> Result<Rest, LedgerError> {
+    let end = offset + header.disk_bytes();
+    let mut zeros = end.saturating_sub(segment.bytes).div_ceil(SECTOR as u64);
+    let mut is_followed = false;
+    sectors(segment, offset, |at, sector| {
+        match (at < end, is_zero(sector)) {
+            (true, true) => zeros += 1,
+            (false, false) => is_followed = true,
+            _ => {}
+        }
+        Ok(!is_followed)
+    })?;
+    Ok(match zeros > u64::from(header.zero_sectors) {
+        _ if is_followed => Rest::Frame,
+        true => Rest::Torn,
+        false => Rest::Changed,
+    })
+}
+
+/// The first sector is not there. A frame counts as following only with a signature of this log over more entries: an
+/// old frame inside an entry that was being written must not look like one.
+fn without_header(segment: &SegmentFile, end: &End, identity: &Identity) -> Result<Rest, LedgerError> {
+    let mut found = Rest::Zeros;
+    sectors(segment, end.offset, |at, sector| {
+        if is_zero(sector) {
+            return Ok(true);
+        }
+        found = Rest::Torn;
+        if FrameHeader::parse(sector).is_some_and(|header| header.sequence > end.state.sequence) {
+            let signed = frame_at(segment, at)?.and_then(|frame| identity.verify(frame.checkpoint()));
+            if signed.is_some_and(|(size, _)| size > end.state.frontier.size()) {
+                found = Rest::Frame;
+                return Ok(false);
+            }
+        }
+        Ok(true)
+    })?;
+    Ok(found)
+}
+
+/// Calls `each` with the sectors from `offset` on until it says no or the file ends.
+fn sectors(
+    segment: &SegmentFile,
+    mut offset: u64,
+    mut each: impl FnMut(u64, &[u8]) -> Result<bool, LedgerError>,
+) -> Result<(), LedgerError> {
     let mut buffer = vec![0; 1 << 20];
     while offset < segment.bytes {
         let n = buffer.len().min((segment.bytes - offset) as usize);
         let chunk = &mut buffer[..n];
         segment.file.read_at(chunk, offset).map_err(LedgerError::io("read", &segment.path))?;
         for (i, sector) in chunk.chunks(SECTOR).enumerate() {
-            if sector.iter().all(|b| *b == 0) {
-                continue;
-            }
-            found = Rest::Torn;
-            let at = offset + (i * SECTOR) as u64;
-            let follows = FrameHeader::parse(sector).is_some_and(|header| header.sequence > end.state.sequence);
-            if follows && at > end.offset {
-                let frame = frame_at(segment, at)?;
-                if frame.is_some_and(|frame| {
-                    identity.verify(frame.checkpoint()).is_some_and(|(size, _)| size > end.state.frontier.size())
-                }) {
-                    return Ok(Rest::Frame);
-                }
+            if !each(offset + (i * SECTOR) as u64, sector)? {
+                return Ok(());
             }
         }
         offset += n as u64;
     }
-    Ok(found)
+    Ok(())
 }

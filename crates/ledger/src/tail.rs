@@ -136,10 +136,17 @@ impl Tail {
         &self.edge
     }
 
-    /// One step towards what is durable. `true` when the published checkpoint is the durable one.
+    /// Size of the published checkpoint, as far as its tiles are there.
+    pub fn published(&self) -> u64 {
+        self.published.map_or(0, |published| published.size.min(self.edge.size()))
+    }
+
+    /// One step towards what is durable, which moves on meanwhile: each step publishes the checkpoint that it reaches,
+    /// so that a proof waits for one step and not for the end of the load. `true` when that was the newest.
     pub fn step(&mut self) -> Result<bool, LedgerError> {
-        let target = self.reader.durable();
-        let mut to = target.size.min(self.edge.size() + STEP_ENTRIES_MAX);
+        let newest = self.reader.durable();
+        let target = self.reader.within(&newest, self.edge.size(), STEP_ENTRIES_MAX)?;
+        let mut to = target.size;
         if let Some(published) = self.published.filter(|published| published.size > self.edge.size()) {
             // Writing tiles again: stop where the published root can be compared.
             to = to.min(published.size);
@@ -158,7 +165,7 @@ impl Tail {
         if self.published.is_none_or(|published| published.size < target.size) {
             self.publish(&target)?;
         }
-        Ok(true)
+        Ok(target.size == newest.size)
     }
 
     fn write_tiles(&mut self, to: u64, is_end: bool) -> Result<(), LedgerError> {

@@ -127,13 +127,26 @@ impl Edge {
             let width = (hashes % TILE_WIDTH as u64) as usize;
             let mut tile = Vec::with_capacity(TILE_WIDTH);
             if width > 0 {
-                let number = hashes / TILE_WIDTH as u64;
-                tile = read_tile(disk, &dir.join(tile_path(level, number, width)), width)?;
+                tile = read_edge_tile(disk, dir, level, hashes / TILE_WIDTH as u64, width)?;
             }
             edge.levels.push(tile);
         }
         Ok(edge)
     }
+}
+
+/// tlog-tiles: a partial tile may be gone once the full one is there, which begins with it.
+fn read_edge_tile(
+    disk: &dyn Disk,
+    dir: &Path,
+    level: usize,
+    number: u64,
+    width: usize,
+) -> Result<Vec<Hash>, LedgerError> {
+    read_tile(disk, &dir.join(tile_path(level, number, width)), width).or_else(|error| {
+        let full = read_tile(disk, &dir.join(tile_path(level, number, TILE_WIDTH)), TILE_WIDTH);
+        full.map(|tile| tile[..width].to_vec()).map_err(|_| error)
+    })
 }
 
 fn read_tile(disk: &dyn Disk, path: &Path, width: usize) -> Result<Vec<Hash>, LedgerError> {
@@ -155,7 +168,8 @@ pub(crate) fn tile_bytes(hashes: &[Hash]) -> Vec<u8> {
     hashes.as_flattened().to_vec()
 }
 
-/// Full tiles on disk, the last used ones in memory.
+/// Full tiles on disk, the last used ones in memory. What was flipped or rotted is never shown: the edge, which is in
+/// memory, says what the tiles below must be.
 pub(crate) struct FullTiles {
     disk: Arc<dyn Disk>,
     dir: PathBuf,
@@ -167,12 +181,20 @@ impl FullTiles {
         FullTiles { disk, dir, cached: Mutex::default() }
     }
 
-    fn get(&self, level: usize, number: u64) -> Result<Arc<[Hash]>, LedgerError> {
-        if let Some(tile) = self.cached.lock().get(&(level, number)) {
-            return Ok(tile.clone());
-        }
+    fn cached(&self, level: usize, number: u64) -> Option<Arc<[Hash]>> {
+        self.cached.lock().get(&(level, number)).cloned()
+    }
+
+    /// Reads a tile and remembers it when its hashes make up `hash`, which the tree above it has.
+    fn read(&self, level: usize, number: u64, hash: &Hash) -> Result<Arc<[Hash]>, LedgerError> {
         let path = self.dir.join(tile_path(level, number, TILE_WIDTH));
         let tile: Arc<[Hash]> = read_tile(&*self.disk, &path, TILE_WIDTH)?.into();
+        if complete(&tile) != *hash {
+            return Err(LedgerError::Tiles {
+                what: "a tile does not have the hash that the tree above it says",
+                file: path,
+            });
+        }
         let mut cached = self.cached.lock();
         if cached.len() >= TILES_CACHED_MAX {
             cached.clear();
@@ -220,7 +242,14 @@ impl Subtrees for Tree<'_> {
             let beyond = LedgerError::OutOfRange { asked: (index + 1) << level, size: self.edge.size };
             return tile.map(complete).ok_or(beyond);
         }
-        Ok(complete(&self.full.get(tile_level, number)?[span]))
+        let tile = match self.full.cached(tile_level, number) {
+            Some(tile) => tile,
+            None => {
+                let above = self.subtree(8 * (tile_level as u32 + 1), number)?;
+                self.full.read(tile_level, number, &above)?
+            }
+        };
+        Ok(complete(&tile[span]))
     }
 }
 

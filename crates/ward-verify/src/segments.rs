@@ -11,7 +11,7 @@ use crate::tree::Hash;
 use crate::{LogCheck, Stop};
 
 const SEGMENT_HEADER: u64 = 4096;
-const FRAME_HEADER: u64 = 104;
+const FRAME_HEADER: u64 = 136;
 const SECTOR: u64 = 512;
 const NOTE_BYTES_MAX: u32 = note::NOTE_BYTES_MAX as u32;
 /// No writer makes longer ones. One frame is held in memory.
@@ -41,6 +41,7 @@ struct Header {
     sequence: u64,
     first: u64,
     previous: Hash,
+    body_hash: Hash,
     hash: Hash,
 }
 
@@ -224,17 +225,18 @@ impl<'a> Walk<'a> {
             sequence: be64(&bytes[24..]),
             first: be64(&bytes[32..]),
             previous: hash_at(bytes, 40),
-            hash: hash_at(bytes, 72),
+            body_hash: hash_at(bytes, 72),
+            hash: hash_at(bytes, 104),
         };
-        let is_sane = bytes.starts_with(b"WMFRAME1") && be32(&bytes[20..]) == 0 && header.entries > 0;
+        let is_sane = bytes.starts_with(b"WMFRAME1") && Sha256::digest(&bytes[..104])[..] == header.hash;
         let is_short = header.body <= BODY_BYTES_MAX && header.note <= header.body.min(NOTE_BYTES_MAX);
-        if !is_sane || !is_short || header.end(offset) > segment.bytes {
+        if !is_sane || header.entries == 0 || !is_short || header.end(offset) > segment.bytes {
             return Ok(None);
         }
         let frame = segment.slice(offset, (header.end(offset) - offset) as usize)?;
         let (body, padding) = frame[FRAME_HEADER as usize..].split_at(header.body as usize);
-        let hash = Sha256::new().chain_update(&frame[..72]).chain_update(body).finalize();
-        Ok((padding.iter().all(|byte| *byte == 0) && hash[..] == header.hash).then_some(header))
+        let is_right = Sha256::digest(body)[..] == header.body_hash;
+        Ok((is_right && padding.iter().all(|byte| *byte == 0)).then_some(header))
     }
 
     fn entries(

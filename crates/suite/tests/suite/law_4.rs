@@ -75,8 +75,8 @@ fn number(bytes: &[u8]) -> usize {
 fn frames(segment: &[u8]) -> Vec<(usize, usize)> {
     let mut frames = Vec::new();
     let mut at = SEGMENT_HEADER;
-    while segment.len() >= at + 104 && segment[at..].starts_with(b"WMFRAME1") {
-        let end = (at + 104 + number(&segment[at + 8..at + 12])).next_multiple_of(ALIGN);
+    while segment.len() >= at + 136 && segment[at..].starts_with(b"WMFRAME1") {
+        let end = (at + 136 + number(&segment[at + 8..at + 12])).next_multiple_of(ALIGN);
         frames.push((at, end));
         at = end;
     }

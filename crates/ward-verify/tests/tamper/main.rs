@@ -235,7 +235,7 @@ fn somebody_who_knows_the_format_is_found_too() {
     // The time in the first leaf of a frame, with the part hashes and the frame's hash in order.
     let mut files = sample.files.clone();
     let segment = Arc::make_mut(files.get_mut(last).unwrap());
-    segment[frame.at + 104 + 6 + 8] ^= 1;
+    segment[frame.at + 136 + 6 + 8] ^= 1;
     reseal(segment, frame);
     expect(&files, "do not have the root in the published checkpoint");
 

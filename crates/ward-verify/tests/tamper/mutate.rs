@@ -12,7 +12,7 @@ pub type Files = BTreeMap<PathBuf, Arc<Vec<u8>>>;
 
 pub const SEGMENT_HEADER: usize = 4_096;
 const SECTOR: usize = 512;
-const FRAME_HEADER: usize = 104;
+const FRAME_HEADER: usize = 136;
 
 /// SplitMix64.
 pub struct Random(pub u64);
@@ -97,9 +97,10 @@ pub fn segments(files: &Files) -> Vec<PathBuf> {
 /// Gives a changed frame the hash of its new bytes, as somebody would who knows the format.
 pub fn reseal(segment: &mut [u8], frame: Frame) {
     let at = frame.at;
-    let bytes = &segment[at + FRAME_HEADER..frame.end];
-    let hash = Sha256::new().chain_update(&segment[at..at + 72]).chain_update(bytes).finalize();
-    segment[at + 72..at + 104].copy_from_slice(&hash);
+    let body_hash = Sha256::digest(&segment[at + FRAME_HEADER..frame.end]);
+    segment[at + 72..at + 104].copy_from_slice(&body_hash);
+    let hash = Sha256::digest(&segment[at..at + 104]);
+    segment[at + 104..at + FRAME_HEADER].copy_from_slice(&hash);
 }
 
 /// Puts every frame's and header's link to the one before it right, over all segments.
@@ -116,7 +117,7 @@ pub fn rechain(files: &mut Files) {
         for frame in frames(segment) {
             segment[frame.at + 40..frame.at + 72].copy_from_slice(&previous);
             reseal(segment, frame);
-            previous.copy_from_slice(&segment[frame.at + 72..frame.at + 104]);
+            previous.copy_from_slice(&segment[frame.at + 104..frame.at + FRAME_HEADER]);
         }
     }
 }
@@ -297,6 +298,7 @@ fn frame_changes(random: &mut Random, files: &mut Files) -> Option<&'static str>
                 frame.at,
                 frame.at + 8,
                 frame.at + 72,
+                frame.at + 104,
                 frame.at + FRAME_HEADER,
                 entry,
                 leaf,

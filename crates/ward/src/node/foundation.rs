@@ -6,7 +6,7 @@ use std::sync::Arc;
 
 use base::{Clock, Entropy, Limits, LogName};
 use gate::{AuditTarget, LogTarget};
-use ledger::{Ed25519Signer, Log, LogOptions, RealDisk};
+use ledger::{Disk, Ed25519Signer, Log, LogOptions, RealDisk};
 use store::objects::DurableLocal;
 use store::{Catalog, Facts, Silver, SilverParts, SqlKeyTable};
 use vault::Vault;
@@ -150,7 +150,11 @@ impl LogOpener<'_> {
                 .map_err(while_(doing()))?
                 .map_err(while_(doing()))?
         };
-        std::fs::write(folder.join("vkey"), format!("{}\n", log.vkey())).map_err(while_(doing()))?;
+        let vkey = (folder.join("vkey"), format!("{}\n", log.vkey()).into_bytes());
+        tokio::task::spawn_blocking(move || RealDisk.publish(&[vkey]))
+            .await
+            .map_err(while_(doing()))?
+            .map_err(while_(doing()))?;
         Ok(log)
     }
 }
