@@ -3,6 +3,8 @@
 //! Shows how data flows and never its content: what a patient's data says is for the FHIR and SQL doors. Minting tokens
 //! and handing in files are open over the node's own socket only.
 
+mod audit;
+
 use std::sync::Arc;
 
 use axum::body::Bytes;
@@ -13,7 +15,7 @@ use axum::routing::{get, post};
 use axum::{Extension, Router};
 use base::{DomainName, Layer, LogicalId, Manage, Permit, PrincipalId, Purpose, Read, SourceName, TraceContext};
 use clinical::{Content, Door};
-use gate::{Access, AuditFilter, Held};
+use gate::{Access, Held};
 use policy::Action;
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
@@ -30,15 +32,13 @@ pub fn router(doors: Arc<Doors>) -> Router {
         .route("/admin/lineage/{domain}/{rtype}/{id}", get(lineage))
         .route("/admin/set-aside/{domain}", get(set_aside))
         .route("/admin/set-aside/{domain}/{index}/replay", post(replay))
-        .route("/admin/audit", get(audit_page))
-        .route("/admin/audit/checkpoint/{log}", get(checkpoint))
-        .route("/admin/audit/who-saw/{domain}/{patient}", get(who_saw))
         .route("/admin/products", get(products))
         .route("/admin/products/{domain}/{product}/build", post(build))
         .route("/admin/index/{domain}/rebuild", post(rebuild_index))
         .route("/admin/token", post(token))
         .route("/admin/ingest/{domain}/{source}", post(ingest))
         .route("/openapi.json", get(openapi))
+        .merge(audit::router())
         // A file handed in is at most one message of the largest size.
         .layer(DefaultBodyLimit::max(message_max))
         .with_state(doors)
@@ -360,78 +360,6 @@ async fn replay(
     Outgoing::data(held, release).map_err(|error| AdminError::broken("the answer could not be released", error))
 }
 
-#[derive(Deserialize)]
-#[serde(deny_unknown_fields)]
-struct AuditQuery {
-    last: Option<usize>,
-    principal: Option<PrincipalId>,
-}
-
-async fn audit_permit(doors: &Doors, call: &Call) -> Result<Permit<Read>, AdminError> {
-    let ask = call.ask(Action::AuditRead, &gate::governance(), Layer::Governance).kind("audit");
-    Ok(doors.gate.permit::<Read>(&call.caller, ask).await?)
-}
-
-/// Reading the audit log is an access itself.
-async fn audit_lines(
-    doors: &Doors,
-    call: &Call,
-    permit: &Permit<Read>,
-    page: Held<gate::AuditPage>,
-    what: &str,
-) -> Answer {
-    let draft = page.map(|page| json_draft(&json!({ "accesses": page.lines, "unreadable": page.unreadable })));
-    let access = Access::of(permit, Action::AuditRead, &call.origin).what(what).rows(1);
-    let release = doors.gate.release(&call.caller, access).await?;
-    Outgoing::data(draft, release).map_err(|error| AdminError::broken("the answer could not be released", error))
-}
-
-async fn audit_page(
-    State(doors): State<Arc<Doors>>,
-    Query(query): Query<AuditQuery>,
-    Extension(peer): Extension<Peer>,
-    Extension(trace): Extension<TraceContext>,
-    headers: HeaderMap,
-) -> Answer {
-    let call = doors.call("admin", &peer, trace, &headers).await?;
-    let permit = audit_permit(&doors, &call).await?;
-    let filter = AuditFilter { principal: query.principal, ..AuditFilter::default() };
-    let last = query.last.unwrap_or(20).min(1_000);
-    let page = doors
-        .audit
-        .newest(&permit, &filter, last)
-        .await
-        .map_err(|error| AdminError::broken("the audit log cannot be read now", error))?;
-    audit_lines(&doors, &call, &permit, page, "audit page").await
-}
-
-async fn who_saw(
-    State(doors): State<Arc<Doors>>,
-    Path((name, patient)): Path<(String, String)>,
-    Extension(peer): Extension<Peer>,
-    Extension(trace): Extension<TraceContext>,
-    headers: HeaderMap,
-) -> Answer {
-    let call = doors.call("admin", &peer, trace, &headers).await?;
-    let name = domain(&doors, &name)?;
-    let patient = LogicalId::parse(&patient).map_err(|_| AdminError::not_found("patient"))?;
-    let permit = audit_permit(&doors, &call).await?;
-    let ordinal =
-        doors.silver.patient_of(name, "Patient", &patient).await?.ok_or_else(|| AdminError::not_found("patient"))?;
-    let page = doors
-        .audit
-        .who_saw(&permit, name, ordinal)
-        .await
-        .map_err(|error| AdminError::broken("the audit log cannot be read now", error))?;
-    audit_lines(&doors, &call, &permit, page, "who saw a patient").await
-}
-
-/// Public: a checkpoint proves, and tells nothing.
-async fn checkpoint(State(doors): State<Arc<Doors>>, Path(log): Path<String>) -> Answer {
-    let note = doors.operator.checkpoint(&log).ok_or_else(|| AdminError::not_found("log"))?;
-    Ok(Outgoing::no_data(Draft::new(StatusCode::OK, "text/plain; charset=utf-8", note.into_bytes())))
-}
-
 async fn rebuild_index(
     State(doors): State<Arc<Doors>>,
     Path(name): Path<String>,
@@ -587,8 +515,13 @@ mod tests {
 
     #[test]
     fn openapi_names_every_route_and_no_other() {
-        let sources =
-            [include_str!("admin.rs"), include_str!("sql.rs"), include_str!("health.rs"), include_str!("fhir/mod.rs")];
+        let sources = [
+            include_str!("admin.rs"),
+            include_str!("admin/audit.rs"),
+            include_str!("sql.rs"),
+            include_str!("health.rs"),
+            include_str!("fhir/mod.rs"),
+        ];
         let spoken: BTreeSet<String> = sources.into_iter().flat_map(routes).collect();
         let document: Value = serde_json::from_str(include_str!("openapi.json")).unwrap();
         let mut described = BTreeSet::new();

@@ -10,10 +10,10 @@ use base::{Clock, DomainName, Entropy, Layer, Limits, PermitMint, PrincipalId, R
 use parking_lot::Mutex;
 use policy::{Decision, Engine, Labels, PrincipalFacts, PrincipalKind};
 
+use crate::audit::follow::AuditFollower;
 use crate::audit::log::AuditLog;
 use crate::audit::reader::AuditReader;
 use crate::audit::record::{AuditRecord, Outcome};
-use crate::audit::target::AuditSource;
 use crate::cache::Cache;
 use crate::caller::{Caller, Directory, Origin, PrincipalRecord};
 use crate::patients::{PatientSets, Resolver};
@@ -234,9 +234,9 @@ impl Gate {
         self.0.audit.query_hash(text)
     }
 
-    /// A reader over one of the audit targets.
-    pub fn audit_reader(&self, source: Arc<dyn AuditSource>) -> AuditReader {
-        AuditReader::new(source, self.0.audit.clone(), self.0.clock.clone())
+    /// A reader over all targets that the follower compares.
+    pub fn audit_reader(&self, follower: AuditFollower) -> AuditReader {
+        AuditReader::new(follower, self.0.audit.clone(), self.0.clock.clone())
     }
 
     pub fn audit(&self) -> &AuditLog {

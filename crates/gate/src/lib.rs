@@ -23,12 +23,16 @@ mod release;
 mod token;
 mod worker;
 
+pub use audit::folder::{AuditDisk, FolderParts, FolderTarget, OpenLog};
+pub use audit::follow::{AuditAlarm, AuditFollower, AuditStatus, IndexStatus, NoAlarm, TargetEvent, TargetStatus};
 pub use audit::keys::{AuditKeyError, AuditKeys, Generation, MemoryAuditKeys};
 pub use audit::ledger::LogTarget;
 pub use audit::log::AuditLog;
-pub use audit::reader::{AccessLine, AuditFilter, AuditPage, AuditReadError, AuditReader};
+pub use audit::reader::{AccessLine, AuditFilter, AuditPage, AuditReadError, AuditReader, Period};
 pub use audit::record::{AuditRecord, BadRecord, Outcome};
-pub use audit::target::{AuditSource, AuditTarget, AuditUnavailable, MemoryTarget, SourceError, TargetState, Targets};
+pub use audit::target::{
+    AuditSource, AuditStore, AuditTarget, AuditUnavailable, MemoryTarget, SourceError, TargetState, Targets,
+};
 pub use audit::vault::VaultAuditKeys;
 pub use caller::{Caller, Directory, MemoryDirectory, Origin, Outage, PrincipalRecord, SourceRecord};
 pub use decide::{Ask, ProductLabels, Refusal, RefusalKind, Right, Scope};

@@ -9,10 +9,10 @@ use base::{
 };
 use expect_test::expect;
 use gate::{
-    Access, Action, Agreement, Ask, AuditFilter, AuditLog, AuditPage, AuditReader, Gate, GateParts, Held, Issue,
-    MemoryAuditKeys, MemoryDirectory, MemoryPatients, MemoryTarget, NotReleased, Origin, Outcome, PrincipalKind,
-    PrincipalRecord, RefusalKind, SourceRecord, Targets, TokenIssuer, TokenKeys, Unauthenticated, WrongRelease,
-    governance,
+    Access, Action, Agreement, Ask, AuditFilter, AuditFollower, AuditLog, AuditPage, AuditReader, AuditStore, Gate,
+    GateParts, Held, Issue, MemoryAuditKeys, MemoryDirectory, MemoryPatients, MemoryTarget, NoAlarm, NotReleased,
+    Origin, Outcome, PrincipalKind, PrincipalRecord, RefusalKind, SourceRecord, Targets, TokenIssuer, TokenKeys,
+    Unauthenticated, WrongRelease, governance,
 };
 use policy::Engine;
 use roaring::RoaringBitmap;
@@ -110,7 +110,10 @@ impl World {
     }
 
     fn reader(&self, target: usize) -> AuditReader {
-        self.gate.audit_reader(self.targets[target].clone())
+        let stores: Vec<Arc<dyn AuditStore>> = vec![self.targets[target].clone()];
+        let clock = Arc::new(self.clock.clone());
+        let follower = AuditFollower::new(self.gate.audit().clone(), stores, Arc::new(NoAlarm), clock, None);
+        self.gate.audit_reader(follower)
     }
 
     /// Reads the audit log as the privacy officer, with the release that this needs.

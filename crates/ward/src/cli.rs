@@ -137,6 +137,8 @@ pub struct Token {
 pub enum Audit {
     /// Verify the audit log with ward-verify's checks.
     Verify,
+    /// How its targets stand: the log and the second folder.
+    Status,
     /// The newest accesses.
     Show {
         #[command(flatten)]

@@ -50,6 +50,8 @@ pub trait AuditKeys: Send + Sync {
     async fn begin(&self) -> Result<Generation, AuditKeyError>;
     /// The key of a generation that was begun.
     async fn load(&self, id: [u8; 16]) -> Result<Zeroizing<[u8; 32]>, AuditKeyError>;
+    /// Destroys the key of a generation: what it sealed opens no more. No error when there is none.
+    async fn forget(&self, id: [u8; 16]) -> Result<(), AuditKeyError>;
     /// A secret of this node for a label, the same at every start: for keyed tokens and hashes.
     fn derive(&self, label: &str) -> Zeroizing<[u8; 32]>;
 }
@@ -78,6 +80,11 @@ impl AuditKeys for MemoryAuditKeys {
 
     async fn load(&self, id: [u8; 16]) -> Result<Zeroizing<[u8; 32]>, AuditKeyError> {
         self.keys.lock().get(&id).cloned().ok_or(AuditKeyError::Destroyed)
+    }
+
+    async fn forget(&self, id: [u8; 16]) -> Result<(), AuditKeyError> {
+        self.keys.lock().remove(&id);
+        Ok(())
     }
 
     fn derive(&self, label: &str) -> Zeroizing<[u8; 32]> {
@@ -151,6 +158,22 @@ pub(crate) fn generation_of(sealed: &[u8]) -> Result<[u8; 16], AuditKeyError> {
     }
 }
 
+/// What names a sealed record wherever it lies: its generation, and its number in it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub(crate) struct RecordId {
+    pub generation: [u8; 16],
+    pub number: u32,
+}
+
+impl RecordId {
+    /// `None` for what no [`Sealer`] made.
+    pub fn of(sealed: &[u8]) -> Option<Self> {
+        let generation = generation_of(sealed).ok()?;
+        let number = u64::from_le_bytes(sealed.get(17..25)?.try_into().ok()?);
+        Some(RecordId { generation, number: u32::try_from(number).ok()? })
+    }
+}
+
 /// Opens sealed records under keys once loaded.
 pub(crate) struct Opener {
     keys: Arc<dyn AuditKeys>,
@@ -165,28 +188,39 @@ impl Opener {
     }
 
     pub async fn open(&self, sealed: &[u8]) -> Result<Vec<u8>, AuditKeyError> {
-        let id = generation_of(sealed)?;
-        let held = self.loaded.lock().get(&id).cloned();
-        let key = match held {
-            Some(key) => key,
-            None => {
-                let key = Arc::new(cipher(&*self.keys.load(id).await?)?);
-                let mut loaded = self.loaded.lock();
-                if loaded.len() >= Self::KEYS_MAX {
-                    loaded.clear();
-                }
-                loaded.insert(id, key.clone());
-                key
-            }
-        };
-        let mut nonce = [0; NONCE_LEN];
-        nonce.copy_from_slice(&sealed[17..HEAD]);
-        let mut body = sealed[HEAD..].to_vec();
-        let opened = key.open_in_place(Nonce::assume_unique_for_key(nonce), Aad::from(aad(&id)), &mut body);
-        let length = opened.map_err(|_| AuditKeyError::Tampered)?.len();
-        body.truncate(length);
-        Ok(body)
+        open_with(&*self.key(generation_of(sealed)?).await?, sealed)
     }
+
+    /// The key of a generation, loaded once.
+    pub async fn key(&self, id: [u8; 16]) -> Result<Arc<LessSafeKey>, AuditKeyError> {
+        if let Some(key) = self.loaded.lock().get(&id).cloned() {
+            return Ok(key);
+        }
+        let key = Arc::new(cipher(&*self.keys.load(id).await?)?);
+        let mut loaded = self.loaded.lock();
+        if loaded.len() >= Self::KEYS_MAX {
+            loaded.clear();
+        }
+        loaded.insert(id, key.clone());
+        Ok(key)
+    }
+
+    /// Keys are asked for again: some were destroyed.
+    pub fn forget(&self) {
+        self.loaded.lock().clear();
+    }
+}
+
+/// Opens a sealed record under the key of its generation.
+pub(crate) fn open_with(key: &LessSafeKey, sealed: &[u8]) -> Result<Vec<u8>, AuditKeyError> {
+    let id = generation_of(sealed)?;
+    let mut nonce = [0; NONCE_LEN];
+    nonce.copy_from_slice(&sealed[17..HEAD]);
+    let mut body = sealed[HEAD..].to_vec();
+    let opened = key.open_in_place(Nonce::assume_unique_for_key(nonce), Aad::from(aad(&id)), &mut body);
+    let length = opened.map_err(|_| AuditKeyError::Tampered)?.len();
+    body.truncate(length);
+    Ok(body)
 }
 
 /// Keyed tokens and hashes of the audit log.

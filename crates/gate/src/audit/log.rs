@@ -62,6 +62,11 @@ impl AuditLog {
         self.0.targets.states()
     }
 
+    /// See [`Targets::compared`].
+    pub(crate) fn compared(&self, n: usize, is_there: bool, missed: u64) {
+        self.0.targets.compared(n, is_there, missed);
+    }
+
     pub(crate) fn keys(&self) -> Arc<dyn AuditKeys> {
         self.0.keys.clone()
     }

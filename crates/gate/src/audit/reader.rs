@@ -1,9 +1,9 @@
 //! The reading end of the audit log: pages by filter, and who saw a patient. Under a permit for the audit log, and what
 //! is read comes [`Held`], so that reading the audit log is itself recorded.
 //!
-//! Records are scanned in chunks. Of each full chunk a summary stays in memory (times, principals, patients), so that
-//! the next question skips chunks without an answer. Summaries are bounded and rebuilt by scanning; nothing depends on
-//! them.
+//! What is read is the union of all targets: the one that has most, then what only others have. Records are scanned in
+//! chunks. Of each full chunk a summary stays in memory (times, principals, patients), so that the next question skips
+//! chunks without an answer. Summaries are bounded and rebuilt by scanning; nothing depends on them.
 //!
 //! Never here: the log's own proofs (see `ledger`), renderings as FHIR AuditEvent or syslog.
 
@@ -13,14 +13,19 @@ use std::hash::{DefaultHasher, Hash, Hasher};
 use std::sync::Arc;
 
 use base::{Clock, DomainName, Layer, Ordinal, Permit, PrincipalId, Read, Timestamp};
+use bytes::Bytes;
 use parking_lot::Mutex;
 use roaring::RoaringBitmap;
 use serde::Serialize;
 
+use crate::audit::follow::{Asked, AuditFollower};
+use crate::audit::index::question::Question;
+use crate::audit::index::rows::Found;
 use crate::audit::keys::{AuditKeyError, Opener};
 use crate::audit::log::AuditLog;
 use crate::audit::record::{AuditRecord, Outcome};
-use crate::audit::target::{AuditSource, SourceError};
+use crate::audit::target::SourceError;
+use crate::audit::union::View;
 use crate::gate::governance;
 use crate::release::Held;
 
@@ -157,6 +162,23 @@ pub struct AuditPage {
     /// Records in this page's range that could not be opened: their key's retention ended, or they are damaged
     /// (`ward-verify` tells which).
     pub unreadable: u64,
+    /// Records that a target had and none that is there can show now.
+    pub hidden: u64,
+}
+
+/// From when (inclusive) to when (exclusive).
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Period {
+    pub since: Option<Timestamp>,
+    pub until: Option<Timestamp>,
+}
+
+/// The index's answer as a page.
+fn page_of(asked: &Asked) -> AuditPage {
+    let line = |found: &Found| AccessLine { patients: found.patients, ..AccessLine::new(found.index, &found.record) };
+    let lines: Vec<AccessLine> = asked.answer.found.iter().map(line).collect();
+    let next = asked.answer.found.last().filter(|_| asked.answer.more).map(|found| found.index + 1);
+    AuditPage { lines, next, size: asked.records, unreadable: asked.unreadable, hidden: asked.behind }
 }
 
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -234,19 +256,72 @@ fn wanted(record: &AuditRecord, filter: &AuditFilter, token: Option<&[u8; 16]>) 
         })
 }
 
-/// Reads one audit target.
+/// What a report reads: all records of one target, then what only others have.
+struct Source {
+    view: View,
+    /// Names the log of the target that is read first.
+    origin: Arc<str>,
+    /// Its size when the report began.
+    size: u64,
+}
+
+impl Source {
+    fn new(view: View) -> Self {
+        let lead = view.lead.as_ref();
+        let origin = lead.and_then(|lead| lead.origin()).unwrap_or_default().into();
+        let size = lead.map_or(0, |lead| lead.size());
+        Source { view, origin, size }
+    }
+
+    fn end(&self) -> u64 {
+        self.size + self.view.strays.len() as u64
+    }
+
+    /// A page of nothing yet.
+    fn page(&self, next: Option<u64>) -> AuditPage {
+        AuditPage { lines: Vec::new(), next, size: self.end(), unreadable: 0, hidden: self.view.hidden }
+    }
+
+    /// Some records from `from` on, in order; none only at the end.
+    async fn read(&self, from: u64, max: u64) -> Result<Vec<(u64, Bytes)>, SourceError> {
+        let (store, at, max) = match &self.view.lead {
+            Some(lead) if from < self.size => (lead.clone(), from, max.min(self.size - from)),
+            _ => {
+                let nth = usize::try_from(from - self.size).unwrap_or(usize::MAX);
+                let Some((store, index)) = self.view.strays.get(nth) else { return Ok(Vec::new()) };
+                (store.clone(), *index, 1)
+            }
+        };
+        let max = usize::try_from(max).unwrap_or(usize::MAX);
+        let read = tokio::task::spawn_blocking(move || store.read(at, max)).await;
+        let read = read.map_err(|_| SourceError("the reading task ended early; try again".to_owned()))??;
+        Ok(read.into_iter().enumerate().map(|(n, (_, sealed))| (from + n as u64, sealed)).collect())
+    }
+}
+
+/// Reads all audit targets as one log.
 pub struct AuditReader {
-    source: Arc<dyn AuditSource>,
+    follower: AuditFollower,
     audit: AuditLog,
     opener: Opener,
     clock: Arc<dyn Clock>,
-    summaries: Mutex<BTreeMap<u64, Arc<Summary>>>,
+    /// By the log's origin and the chunk's first record.
+    summaries: Mutex<BTreeMap<(Arc<str>, u64), Arc<Summary>>>,
 }
 
 impl AuditReader {
-    pub(crate) fn new(source: Arc<dyn AuditSource>, audit: AuditLog, clock: Arc<dyn Clock>) -> Self {
+    pub(crate) fn new(follower: AuditFollower, audit: AuditLog, clock: Arc<dyn Clock>) -> Self {
         let opener = Opener::new(audit.keys());
-        AuditReader { source, audit, opener, clock, summaries: Mutex::default() }
+        AuditReader { follower, audit, opener, clock, summaries: Mutex::default() }
+    }
+
+    /// The targets, compared.
+    pub fn follower(&self) -> &AuditFollower {
+        &self.follower
+    }
+
+    async fn source(&self) -> Source {
+        Source::new(self.follower.view().await)
     }
 
     /// Records from an index on, oldest first, at most `max`. The page may be short before the log's end when few
@@ -259,7 +334,8 @@ impl AuditReader {
         max: usize,
     ) -> Result<Held<AuditPage>, AuditReadError> {
         self.check(permit)?;
-        let page = self.scan(filter, from, max.min(LINES_MAX), SCAN_MAX).await?;
+        let source = self.source().await;
+        let page = self.scan(&source, filter, from, max.min(LINES_MAX), SCAN_MAX).await?;
         Ok(Held::under(permit, page))
     }
 
@@ -273,12 +349,13 @@ impl AuditReader {
     ) -> Result<Held<AuditPage>, AuditReadError> {
         self.check(permit)?;
         let max = max.min(LINES_MAX);
-        let size = self.source.size();
-        let mut page = AuditPage { lines: Vec::new(), next: Some(size), size, unreadable: 0 };
+        let source = self.source().await;
+        let size = source.end();
+        let mut page = source.page(Some(size));
         let mut end = size;
         while end > 0 && page.lines.len() < max && size - end < SCAN_MAX {
             let start = (end - 1) / CHUNK * CHUNK;
-            let chunk = self.scan(filter, start, LINES_MAX, end - start).await?;
+            let chunk = self.scan(&source, filter, start, LINES_MAX, end - start).await?;
             page.unreadable += chunk.unreadable;
             let older = chunk.lines.into_iter().filter(|line| line.index < end);
             page.lines.splice(0..0, older);
@@ -296,10 +373,51 @@ impl AuditReader {
         domain: &DomainName,
         patient: Ordinal,
     ) -> Result<Held<AuditPage>, AuditReadError> {
+        self.who_saw_between(permit, domain, patient, Period::default()).await
+    }
+
+    /// As [`AuditReader::who_saw`], of a period.
+    pub async fn who_saw_between(
+        &self,
+        permit: &Permit<Read>,
+        domain: &DomainName,
+        patient: Ordinal,
+        period: Period,
+    ) -> Result<Held<AuditPage>, AuditReadError> {
         self.check(permit)?;
-        let filter = AuditFilter { patient: Some((domain.clone(), patient)), ..AuditFilter::default() };
-        let page = self.scan(&filter, 0, LINES_MAX, u64::MAX).await?;
+        let question = self.question(domain, patient, period, LINES_MAX);
+        let page = match self.follower.ask(question).await {
+            Some(asked) => page_of(&asked),
+            None => self.scan_for(domain, patient, period).await?,
+        };
         Ok(Held::under(permit, page))
+    }
+
+    fn question(&self, domain: &DomainName, patient: Ordinal, period: Period, max: usize) -> Question {
+        Question {
+            token: self.audit.patient_token(domain, patient.0),
+            domain: domain.clone(),
+            patient: patient.0,
+            since: period.since.unwrap_or(Timestamp(0)),
+            until: period.until.unwrap_or(Timestamp(i64::MAX)),
+            max,
+        }
+    }
+
+    /// Without an index: through the whole log.
+    async fn scan_for(
+        &self,
+        domain: &DomainName,
+        patient: Ordinal,
+        period: Period,
+    ) -> Result<AuditPage, AuditReadError> {
+        let filter = AuditFilter {
+            patient: Some((domain.clone(), patient)),
+            since: period.since,
+            until: period.until,
+            ..AuditFilter::default()
+        };
+        self.scan(&self.source().await, &filter, 0, LINES_MAX, u64::MAX).await
     }
 
     fn check(&self, permit: &Permit<Read>) -> Result<(), AuditReadError> {
@@ -309,14 +427,15 @@ impl AuditReader {
 
     async fn scan(
         &self,
+        source: &Source,
         filter: &AuditFilter,
         from: u64,
         lines_max: usize,
         records_max: u64,
     ) -> Result<AuditPage, AuditReadError> {
-        let size = self.source.size();
+        let size = source.end();
         let token = filter.patient.as_ref().map(|(domain, patient)| self.audit.patient_token(domain, patient.0));
-        let mut page = AuditPage { lines: Vec::new(), next: None, size, unreadable: 0 };
+        let mut page = source.page(None);
         let mut at = from;
         while at < size {
             if at - from >= records_max {
@@ -325,13 +444,13 @@ impl AuditReader {
             }
             let start = at - at % CHUNK;
             let end = (start + CHUNK).min(size);
-            let known = self.summaries.lock().get(&start).cloned();
+            let known = self.summaries.lock().get(&(source.origin.clone(), start)).cloned();
             if let Some(known) = known.as_ref().filter(|known| !known.may_hold(filter, token.as_ref())) {
                 page.unreadable += known.unreadable;
                 at = end;
                 continue;
             }
-            let (records, unreadable) = self.chunk(start, end).await?;
+            let (records, unreadable) = self.chunk(source, start, end).await?;
             page.unreadable += unreadable;
             for (index, record) in records.iter().filter(|(index, _)| *index >= at) {
                 if wanted(record, filter, token.as_ref()) {
@@ -348,15 +467,17 @@ impl AuditReader {
     }
 
     /// Records of `start..end`, and how many could not be opened. Keeps the summary of a full chunk.
-    async fn chunk(&self, start: u64, end: u64) -> Result<(Vec<(u64, AuditRecord)>, u64), AuditReadError> {
+    async fn chunk(
+        &self,
+        source: &Source,
+        start: u64,
+        end: u64,
+    ) -> Result<(Vec<(u64, AuditRecord)>, u64), AuditReadError> {
         let mut records = Vec::new();
         let mut unreadable = 0;
         let mut at = start;
         while at < end {
-            let source = self.source.clone();
-            let want = usize::try_from(end - at).unwrap_or(usize::MAX);
-            let read = tokio::task::spawn_blocking(move || source.read(at, want)).await;
-            let sealed = read.map_err(|_| SourceError("the reading task ended early; try again".to_owned()))??;
+            let sealed = source.read(at, end - at).await?;
             let Some((last, _)) = sealed.last() else { break };
             at = last + 1;
             for (index, sealed) in sealed {
@@ -367,9 +488,9 @@ impl AuditReader {
                 }
             }
         }
-        if end - start == CHUNK && at >= end {
+        if end - start == CHUNK && at >= end && end <= source.size {
             let mut summaries = self.summaries.lock();
-            summaries.insert(start, Arc::new(Summary::of(&records, unreadable)));
+            summaries.insert((source.origin.clone(), start), Arc::new(Summary::of(&records, unreadable)));
             if summaries.len() > SUMMARIES_MAX {
                 summaries.pop_first();
             }

@@ -314,7 +314,7 @@ fn clip(text: &str) -> &str {
     &text[..end]
 }
 
-fn put_number(out: &mut Vec<u8>, mut number: u64) {
+pub(crate) fn put_number(out: &mut Vec<u8>, mut number: u64) {
     while number >= 0x80 {
         out.push(number as u8 | 0x80);
         number >>= 7;
@@ -322,9 +322,25 @@ fn put_number(out: &mut Vec<u8>, mut number: u64) {
     out.push(number as u8);
 }
 
-fn put_bytes(out: &mut Vec<u8>, bytes: &[u8]) {
+pub(crate) fn put_bytes(out: &mut Vec<u8>, bytes: &[u8]) {
     put_number(out, bytes.len() as u64);
     out.extend_from_slice(bytes);
+}
+
+/// The number at the beginning of `bytes`, which then begin after it.
+pub(crate) fn take_number(bytes: &mut &[u8]) -> Option<u64> {
+    let mut reader = Reader(bytes);
+    let number = reader.number().ok()?;
+    *bytes = reader.0;
+    Some(number)
+}
+
+/// The byte string at the beginning of `bytes`, of at most `max`.
+pub(crate) fn take_bytes<'a>(bytes: &mut &'a [u8], max: u64) -> Option<&'a [u8]> {
+    let mut reader = Reader(bytes);
+    let taken = reader.bytes(max).ok()?;
+    *bytes = reader.0;
+    Some(taken)
 }
 
 struct Reader<'a>(&'a [u8]);

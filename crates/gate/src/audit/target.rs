@@ -1,6 +1,7 @@
-//! Where audit records go: the [`AuditTarget`] port, [`Targets`] of which one must succeed (DESIGN law 12), and a fake.
+//! Where audit records go: the ports [`AuditTarget`], [`AuditSource`] and [`AuditStore`], [`Targets`] of which one must
+//! succeed (DESIGN law 12), and a fake.
 //!
-//! Never here: what the bytes mean.
+//! Never here: what the bytes mean; how targets make good what they missed (see `union`).
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
@@ -35,10 +36,27 @@ pub trait AuditSource: Send + Sync {
     fn read(&self, from: u64, records_max: usize) -> Result<Vec<(u64, Bytes)>, SourceError>;
 }
 
+/// A target that is read back, goes and comes again, and may be made anew.
+#[async_trait]
+pub trait AuditStore: AuditTarget + AuditSource {
+    /// Names the log behind the target to the world; another name when it was made anew. `None` while it is away.
+    fn origin(&self) -> Option<String>;
+    /// A hash that only this log has at `size` records, to know it again after a restart; `None` when it is away.
+    fn mark(&self, size: u64) -> Option<[u8; 32]>;
+    /// Looks after the target: whether it is still there, whether it can be had again. One that is beyond repair is
+    /// set aside, never removed, and begun anew only when `others_whole`.
+    async fn tend(&self, others_whole: bool);
+    /// What was read is not what was written: the target is away from now on.
+    fn broken(&self, why: &str);
+    /// Why it is away, in a sentence for the operator.
+    fn why(&self) -> Option<String>;
+}
+
 /// One target's health, for `/readyz`, metrics and the alarm.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct TargetState {
     pub name: String,
+    /// It failed, and has not yet made good what it missed.
     pub lost: bool,
     /// Records this target does not have and another has.
     pub missed: u64,
@@ -58,15 +76,19 @@ impl Tracked {
             Ok(_place) => self.target.append(records).await,
             Err(_) => Err(AuditUnavailable),
         };
-        let was = self.lost.swap(outcome.is_err(), Ordering::Relaxed);
         if outcome.is_err() {
             self.missed.fetch_add(records.len() as u64, Ordering::Relaxed);
-        }
-        if was != outcome.is_err() {
-            let (target, lost) = (self.target.name(), outcome.is_err());
-            tracing::warn!(target: "ward::alarm", audit_target = target, lost, "an audit target changed its state");
+            self.set_lost(true);
         }
         outcome
+    }
+
+    /// One line for each change, not for each record.
+    fn set_lost(&self, lost: bool) {
+        if self.lost.swap(lost, Ordering::Relaxed) != lost {
+            let target = self.target.name();
+            tracing::warn!(target: "ward::alarm", audit_target = target, lost, "an audit target changed its state");
+        }
     }
 }
 
@@ -98,6 +120,18 @@ impl Targets {
         self.0.iter().map(state).collect()
     }
 
+    /// What comparing the targets has found: the n-th is there or not, and lacks so many records.
+    pub(crate) fn compared(&self, n: usize, is_there: bool, missed: u64) {
+        if let Some(tracked) = self.0.get(n) {
+            tracked.missed.store(missed, Ordering::Relaxed);
+            if !is_there {
+                tracked.set_lost(true);
+            } else if missed == 0 {
+                tracked.set_lost(false);
+            }
+        }
+    }
+
     /// Index of the first record in the first target that has all of them durable.
     pub async fn append(&self, records: Vec<Bytes>) -> Result<u64, AuditUnavailable> {
         match self.0.as_slice() {
@@ -124,11 +158,14 @@ impl Targets {
     }
 }
 
-/// A target in memory that fails and stalls when told to, and reads like a log.
+/// A target in memory that fails, stalls and goes when told to, and reads like a log.
 pub struct MemoryTarget {
     name: String,
     records: Mutex<Vec<Bytes>>,
     failing: AtomicBool,
+    away: AtomicBool,
+    /// How often it was made anew.
+    renewed: AtomicU64,
     stalled: tokio::sync::watch::Sender<bool>,
 }
 
@@ -138,16 +175,31 @@ impl MemoryTarget {
             name: name.to_owned(),
             records: Mutex::default(),
             failing: AtomicBool::new(false),
+            away: AtomicBool::new(false),
+            renewed: AtomicU64::new(0),
             stalled: tokio::sync::watch::Sender::new(false),
         }
     }
 
+    /// Takes no record, and can be read: a full disk.
     pub fn fail(&self, failing: bool) {
         self.failing.store(failing, Ordering::SeqCst);
     }
 
     pub fn stall(&self, stalled: bool) {
         self.stalled.send_replace(stalled);
+    }
+
+    /// Neither takes records nor can be read: a folder that is not mounted.
+    pub fn away(&self, away: bool) {
+        self.away.store(away, Ordering::SeqCst);
+    }
+
+    /// Loses all records but the first `keep`, as a folder that was deleted or came back from an old copy, and was
+    /// therefore made anew.
+    pub fn lose(&self, keep: usize) {
+        self.records.lock().truncate(keep);
+        self.renewed.fetch_add(1, Ordering::SeqCst);
     }
 }
 
@@ -160,7 +212,7 @@ impl AuditTarget for MemoryTarget {
     async fn append(&self, records: &[Bytes]) -> Result<u64, AuditUnavailable> {
         // The sender lives as long as this target, so waiting ends only when told to.
         let _ = self.stalled.subscribe().wait_for(|stalled| !stalled).await;
-        if self.failing.load(Ordering::SeqCst) {
+        if self.failing.load(Ordering::SeqCst) || self.away.load(Ordering::SeqCst) {
             return Err(AuditUnavailable);
         }
         let mut held = self.records.lock();
@@ -176,8 +228,35 @@ impl AuditSource for MemoryTarget {
     }
 
     fn read(&self, from: u64, records_max: usize) -> Result<Vec<(u64, Bytes)>, SourceError> {
+        if self.away.load(Ordering::SeqCst) {
+            return Err(SourceError("the target is away".to_owned()));
+        }
         let held = self.records.lock();
         let skip = usize::try_from(from).unwrap_or(usize::MAX);
         Ok(held.iter().enumerate().skip(skip).take(records_max).map(|(n, r)| (n as u64, r.clone())).collect())
+    }
+}
+
+#[async_trait]
+impl AuditStore for MemoryTarget {
+    fn origin(&self) -> Option<String> {
+        let renewed = self.renewed.load(Ordering::SeqCst);
+        (!self.away.load(Ordering::SeqCst)).then(|| format!("test/{}.{}", self.name, renewed + 1))
+    }
+
+    fn mark(&self, size: u64) -> Option<[u8; 32]> {
+        let held = self.records.lock();
+        let last = usize::try_from(size).ok()?.checked_sub(1)?;
+        Some(crate::token::sha256(held.get(last)?))
+    }
+
+    async fn tend(&self, _others_whole: bool) {}
+
+    fn broken(&self, _why: &str) {
+        self.away(true);
+    }
+
+    fn why(&self) -> Option<String> {
+        self.away.load(Ordering::SeqCst).then(|| "the target is away".to_owned())
     }
 }

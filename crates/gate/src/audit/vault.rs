@@ -50,6 +50,10 @@ impl AuditKeys for VaultAuditKeys {
         self.vault.load_key(ObjectId(id), self.name()).await.map_err(key_error)
     }
 
+    async fn forget(&self, id: [u8; 16]) -> Result<(), AuditKeyError> {
+        self.vault.delete_slots(&[ObjectId(id)]).await.map_err(key_error)
+    }
+
     fn derive(&self, label: &str) -> Zeroizing<[u8; 32]> {
         self.vault.derive(label)
     }

@@ -1,4 +1,4 @@
-//! `ward audit`: verify, show, who-saw.
+//! `ward audit`: verify, status, show, who-saw.
 
 use std::path::Path;
 
@@ -8,11 +8,39 @@ use crate::cli::{As, Audit, Cli};
 pub async fn run(cli: &Cli, audit: &Audit) -> Result {
     match audit {
         Audit::Verify => verify(cli),
+        Audit::Status => status(cli).await,
         Audit::Show { who, last } => lines(cli, who, &format!("/admin/audit?last={last}")).await,
         Audit::WhoSaw { domain, patient, who } => {
             lines(cli, who, &format!("/admin/audit/who-saw/{domain}/{patient}")).await
         }
     }
+}
+
+/// As the operator of the node, whose socket this is.
+async fn status(cli: &Cli) -> Result {
+    let answer = client(cli)?.get("/admin/audit/status", None).await?;
+    if cli.json {
+        say(&answer.to_string());
+        return Ok(());
+    }
+    for target in answer["targets"].as_array().into_iter().flatten() {
+        let text = |key: &str| target[key].as_str().unwrap_or("-").to_owned();
+        let state = match (target["lost"].as_bool(), target["origin"].as_str()) {
+            (Some(false), _) => "whole".to_owned(),
+            (_, Some(_)) => format!("LOST, back, {} records to fill up", target["missed"]),
+            (_, None) => format!("LOST: {}", text("why")),
+        };
+        say(&format!("{:<8} {:<28} records {:<10} {state}", text("name"), text("origin"), target["records"]));
+    }
+    let index = &answer["index"];
+    match index.is_null() {
+        true => say("the index of who saw whom is not there; questions read the whole log"),
+        false => say(&format!(
+            "index: {} records in {} runs, {} bytes; {} durable records behind",
+            index["records"], index["runs"], index["bytes"], answer["unread"]
+        )),
+    }
+    Ok(())
 }
 
 async fn lines(cli: &Cli, who: &As, path: &str) -> Result {

@@ -5,12 +5,12 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use base::{Clock, Entropy, Limits, LogName};
-use gate::{AuditTarget, LogTarget};
 use ledger::{Disk, Ed25519Signer, Log, LogOptions, RealDisk};
 use store::objects::DurableLocal;
 use store::{Catalog, Facts, Silver, SilverParts, SqlKeyTable};
 use vault::Vault;
 
+use super::audit::AuditTargets;
 use super::{StartError, while_};
 use crate::config::Config;
 
@@ -26,9 +26,8 @@ pub struct Foundation {
     pub vault: Vault,
     pub logs: Logs,
     /// The audit log and its second, where there is one. Either suffices.
-    pub audit_targets: Vec<Arc<dyn AuditTarget>>,
+    pub audit: AuditTargets,
     /// Governance facts in the control log: holds, erasures, sessions, grants.
-    #[expect(dead_code, reason = "whoever reads facts first removes this line")]
     pub facts: Facts,
     pub catalog: Catalog,
     pub silver: Silver,
@@ -48,9 +47,11 @@ impl Foundation {
         make_private(&data)?;
         let key_table = SqlKeyTable::open(&sqlite(&data, "keys.db")).await.map_err(while_("opening the key table"))?;
         let vault = crate::keys::open_vault(&config, Arc::new(key_table), clock.clone(), entropy.clone()).await?;
-        let (logs, audit_targets) = open_logs(&config, &vault, &clock).await?;
+        let mut logs = open_logs(&config, &vault, &clock).await?;
         let facts =
             Facts::open(logs["control"].clone(), vault.clone()).map_err(while_("opening the governance facts"))?;
+        let audit = AuditTargets::open(&config, &vault, &facts, &clock).await?;
+        logs.extend(audit.logs());
         let url = config.mesh.catalog.url.clone().unwrap_or_else(|| sqlite(&data, "catalog.db"));
         let catalog = Catalog::open(&url).await.map_err(while_("opening the catalog"))?;
         let silver = Silver::open(SilverParts {
@@ -66,29 +67,12 @@ impl Foundation {
         .map_err(while_("opening silver and its search index"))?;
         let objects: Arc<dyn object_store::ObjectStore> =
             Arc::new(DurableLocal::open(data.join("objects")).map_err(while_("opening the object store"))?);
-        Ok(Foundation {
-            config,
-            limits,
-            data,
-            clock,
-            entropy,
-            vault,
-            logs,
-            audit_targets,
-            facts,
-            catalog,
-            silver,
-            objects,
-        })
+        Ok(Foundation { config, limits, data, clock, entropy, vault, logs, audit, facts, catalog, silver, objects })
     }
 }
 
-/// A journal per domain, the control log, the audit log and its second.
-async fn open_logs(
-    config: &Config,
-    vault: &Vault,
-    clock: &Arc<dyn Clock>,
-) -> Result<(Logs, Vec<Arc<dyn AuditTarget>>), StartError> {
+/// A journal per domain, and the control log.
+async fn open_logs(config: &Config, vault: &Vault, clock: &Arc<dyn Clock>) -> Result<Logs, StartError> {
     let folder = config.data().join("logs");
     let opener = LogOpener { config, vault, clock };
     let mut logs = Logs::new();
@@ -98,18 +82,10 @@ async fn open_logs(
         logs.insert(name, log);
     }
     logs.insert("control".into(), opener.open(&folder, "control").await?);
-    let audit = opener.open(&folder, "audit").await?;
-    logs.insert("audit".into(), audit.clone());
-    let mut targets: Vec<Arc<dyn AuditTarget>> = vec![Arc::new(LogTarget::new("log", audit))];
-    if let Some(second) = &config.mesh.audit.second {
-        let log = opener.open(&config.folder.join(second), "audit").await?;
-        logs.insert("audit-second".into(), log.clone());
-        targets.push(Arc::new(LogTarget::new("second", log)));
-    }
-    Ok((logs, targets))
+    Ok(logs)
 }
 
-fn make_private(folder: &Path) -> Result<(), StartError> {
+pub(super) fn make_private(folder: &Path) -> Result<(), StartError> {
     use std::os::unix::fs::DirBuilderExt;
     std::fs::DirBuilder::new()
         .recursive(true)

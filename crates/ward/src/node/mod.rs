@@ -2,6 +2,7 @@
 //!
 //! Keys, logs, catalog, gate, refine caught up, products, and only then doors.
 
+mod audit;
 mod directory;
 mod foundation;
 mod operator;
@@ -15,11 +16,12 @@ use std::time::Duration;
 use base::{Clock, DomainName, Entropy, Layer, PermitMint, Read};
 use clinical::{FhirWrites, Hl7Receiver, Intake, Journal, PatientMap, Refiner, SourceKind, Space};
 use edge::{DomainDoors, Doors, MllpDoor, NodeInfo};
-use gate::{AuditLog, Gate, GateParts, LogTarget, Targets, TokenIssuer, TokenKeys};
+use gate::{AuditLog, Gate, GateParts, Targets, TokenIssuer, TokenKeys};
 use ledger::Log;
 use net::{Drain, Listener};
 use store::Catalog;
 
+use self::audit::AuditTargets;
 use self::foundation::Foundation;
 use self::operator::NodeOperator;
 use crate::config::Config;
@@ -46,6 +48,7 @@ pub struct Node {
     pub gate: Gate,
     refiners: Vec<Arc<Refiner>>,
     logs: Vec<Log>,
+    audit: AuditTargets,
     listeners: Listeners,
     catalog: Catalog,
     drain: Drain,
@@ -98,10 +101,12 @@ pub async fn build(config: Config, around: Surroundings) -> Result<Node, StartEr
         silver: ground.silver.clone(),
         gate: gate.clone(),
         logs: ground.logs.clone(),
+        audit: ground.audit.clone(),
         clock: ground.clock.clone(),
         entropy: ground.entropy.clone(),
     });
-    let audit = LogTarget::new("log", ground.logs["audit"].clone());
+    let follower =
+        ground.audit.follower(gate.audit(), &ground.facts, &ground.clock, ground.data.join("audit-index")).await?;
     let doors = Arc::new(Doors {
         gate: gate.clone(),
         silver: ground.silver,
@@ -112,7 +117,7 @@ pub async fn build(config: Config, around: Surroundings) -> Result<Node, StartEr
         engine: products.engine,
         shower: products.shower,
         operator,
-        audit: Arc::new(gate.audit_reader(Arc::new(audit))),
+        audit: Arc::new(gate.audit_reader(follower)),
         metrics,
         limits: ground.limits,
         info: NodeInfo {
@@ -130,6 +135,7 @@ pub async fn build(config: Config, around: Surroundings) -> Result<Node, StartEr
         gate,
         refiners,
         logs: ground.logs.into_values().collect(),
+        audit: ground.audit,
         listeners,
         catalog: ground.catalog,
         drain: Drain::new(),
@@ -144,7 +150,7 @@ async fn open_gate(
 ) -> Result<Gate, StartError> {
     let retention = vault::RetentionClass::parse("audit-6y").map_err(while_("naming the audit's retention"))?;
     let keys = Arc::new(gate::VaultAuditKeys::new(ground.vault.clone(), ground.clock.clone(), retention));
-    let targets = Targets::new(ground.audit_targets.clone(), ground.limits.log_queue_max);
+    let targets = Targets::new(ground.audit.targets(), ground.limits.log_queue_max);
     let audit = AuditLog::open(keys, targets).await.map_err(while_("opening the audit log"))?;
     Ok(Gate::new(GateParts {
         mint,
@@ -250,7 +256,7 @@ impl Node {
 
     /// Serves until `shutdown` resolves, then drains: no new work, open work finished, logs closed.
     pub async fn run_until(self, shutdown: impl Future<Output = ()>) {
-        let Node { config, doors, gate: _, refiners, logs, listeners, catalog, drain } = self;
+        let Node { config, doors, gate: _, refiners, logs, audit, listeners, catalog, drain } = self;
         let limits = doors.limits.clone();
         let router = edge::router(doors.clone());
         let refining = Drain::new();
@@ -258,6 +264,8 @@ impl Node {
             let stop = refining.clone();
             refining.spawn(async move { refiner.run(async move { stop.closing().await }).await });
         }
+        let (follower, stop) = (doors.audit.follower().clone(), refining.clone());
+        refining.spawn(async move { follower.run(async move { stop.closing().await }).await });
         for (listener, door) in listeners.mllp {
             let drain_door = drain.clone();
             drain.spawn(async move { door.serve(listener, drain_door).await });
@@ -272,6 +280,7 @@ impl Node {
             tracing::warn!("some connections did not end in time");
         }
         refining.finish(timeout).await;
+        audit.close().await;
         for log in logs {
             log.close().await;
         }

@@ -8,6 +8,7 @@ use gate::{Gate, Issue, TokenIssuer};
 use ledger::Log;
 use store::Silver;
 
+use super::audit::AuditTargets;
 use super::directory::operator_id;
 use super::foundation::Logs;
 use crate::config::Config;
@@ -19,6 +20,7 @@ pub struct NodeOperator {
     pub silver: Silver,
     pub gate: Gate,
     pub logs: Logs,
+    pub audit: AuditTargets,
     pub clock: Arc<dyn Clock>,
     pub entropy: Arc<dyn Entropy>,
 }
@@ -86,6 +88,7 @@ impl Operator for NodeOperator {
     }
 
     fn checkpoint(&self, log: &str) -> Option<String> {
-        self.logs.get(log).map(Log::checkpoint)
+        // An audit log may have been begun anew since the start.
+        self.audit.log(log).or_else(|| self.logs.get(log).cloned()).as_ref().map(Log::checkpoint)
     }
 }

@@ -1,0 +1,438 @@
+//! The follower of the audit log: looks after its targets, compares them, fills up what one has missed, tells when one is
+//! lost or back, and keeps the index. Reports read through it, so that they see the union of all targets.
+//!
+//! Never here: how the comparison works (see `union`), what the index holds (see `index`).
+
+use std::collections::HashMap;
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::Duration;
+
+use async_trait::async_trait;
+use base::{Clock, DomainName, Timestamp};
+use serde::Serialize;
+use tokio::sync::Mutex;
+
+use crate::audit::index::question::{Answer, Question};
+use crate::audit::index::rows::{Opened, PatientTokens};
+use crate::audit::index::{Index, IndexError, Resumed, Size};
+use crate::audit::keys::{AuditKeyError, Opener, open_with};
+use crate::audit::log::AuditLog;
+use crate::audit::record::AuditRecord;
+use crate::audit::target::AuditStore;
+use crate::audit::union::{Chunk, Fresh, Union, View};
+
+/// The targets are compared this often.
+const ROUND_MS: u64 = 200;
+/// They are looked after this often.
+const TEND_MS: i64 = 1_000;
+/// A record that one target has had for so long and another has not is not on its way any more.
+const GRACE_MS: i64 = 5_000;
+/// How long a report waits for the follower; what it then lacks is said in the report.
+const CATCH_UP_MS: u64 = 5_000;
+/// An index that cannot be kept is tried again after this.
+const INDEX_RETRY_MS: i64 = 60_000;
+/// Tokens of patients kept in memory.
+const TOKENS_MAX: usize = 65_536;
+
+/// What happened to a target.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum TargetEvent {
+    /// The node goes on with the other.
+    Lost { why: String },
+    /// It has everything again.
+    Back,
+    /// A log was begun, and is filled from the other target.
+    Begun { origin: String },
+}
+
+/// Whoever has to know when a target is lost.
+#[async_trait]
+pub trait AuditAlarm: Send + Sync {
+    /// When this returns the event is written down; one that could not be is logged, and the node goes on.
+    async fn changed(&self, target: &str, event: &TargetEvent);
+}
+
+/// Tells nobody.
+#[derive(Debug, Clone, Copy, Default)]
+pub struct NoAlarm;
+
+#[async_trait]
+impl AuditAlarm for NoAlarm {
+    async fn changed(&self, _target: &str, _event: &TargetEvent) {}
+}
+
+/// One target as the operator sees it.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct TargetStatus {
+    pub name: String,
+    /// Names its log to the world; none while it is away.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub origin: Option<String>,
+    pub records: u64,
+    /// It failed, and has not yet made good what it missed.
+    pub lost: bool,
+    /// Records it lacks and another has.
+    pub missed: u64,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub why: Option<String>,
+}
+
+/// The audit log's targets, and how far the follower is.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct AuditStatus {
+    pub targets: Vec<TargetStatus>,
+    /// Durable records that the follower has not yet read, over all targets: the lag of the index.
+    pub unread: u64,
+    /// The index of who saw whom; none while it cannot be kept.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub index: Option<IndexStatus>,
+}
+
+/// How large the index is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+pub struct IndexStatus {
+    pub records: u64,
+    /// Immutable files; a question looks into each whose times it asks for.
+    pub runs: u64,
+    pub bytes: u64,
+}
+
+/// What was last told about a target.
+#[derive(Clone, Default)]
+struct Told {
+    lost: bool,
+    origin: Option<String>,
+}
+
+struct State {
+    union: Union,
+    told: Vec<Told>,
+    tended: i64,
+    index: Option<Index>,
+    /// When the index is opened or built again.
+    index_due: Timestamp,
+    /// What is there of the index is not to be used.
+    index_is_bad: bool,
+    tokens: TokenCache,
+    /// Records that did not open.
+    unreadable: u64,
+}
+
+/// Tokens that were made lately.
+#[derive(Default)]
+struct TokenCache {
+    audit: Option<AuditLog>,
+    known: HashMap<(DomainName, u32), [u8; 16]>,
+}
+
+impl PatientTokens for TokenCache {
+    fn token(&mut self, domain: &DomainName, patient: u32) -> [u8; 16] {
+        if self.known.len() >= TOKENS_MAX {
+            self.known.clear();
+        }
+        let Some(audit) = &self.audit else { return [0; 16] };
+        *self.known.entry((domain.clone(), patient)).or_insert_with(|| audit.patient_token(domain, patient))
+    }
+}
+
+/// See the module. Clones are handles to the same follower.
+#[derive(Clone)]
+pub struct AuditFollower(Arc<Inner>);
+
+struct Inner {
+    audit: AuditLog,
+    stores: Vec<Arc<dyn AuditStore>>,
+    alarm: Arc<dyn AuditAlarm>,
+    clock: Arc<dyn Clock>,
+    folder: Option<PathBuf>,
+    opener: Opener,
+    state: Mutex<State>,
+}
+
+impl AuditFollower {
+    /// `stores` are the targets of `audit`, in the same order. The index lies in `folder`; without one every question
+    /// reads the whole log.
+    pub fn new(
+        audit: AuditLog,
+        stores: Vec<Arc<dyn AuditStore>>,
+        alarm: Arc<dyn AuditAlarm>,
+        clock: Arc<dyn Clock>,
+        folder: Option<PathBuf>,
+    ) -> Self {
+        let state = State {
+            union: Union::new(stores.clone()),
+            told: vec![Told::default(); stores.len()],
+            tended: i64::MIN,
+            index: None,
+            index_due: Timestamp(i64::MIN),
+            index_is_bad: false,
+            tokens: TokenCache { audit: Some(audit.clone()), known: HashMap::new() },
+            unreadable: 0,
+        };
+        let opener = Opener::new(audit.keys());
+        AuditFollower(Arc::new(Inner { audit, stores, alarm, clock, folder, opener, state: Mutex::new(state) }))
+    }
+
+    /// Follows until told to stop.
+    pub async fn run(&self, stop: impl Future<Output = ()>) {
+        tokio::pin!(stop);
+        loop {
+            self.round(GRACE_MS).await;
+            tokio::select! {
+                () = &mut stop => {
+                    self.settle_index().await;
+                    return;
+                }
+                () = tokio::time::sleep(Duration::from_millis(ROUND_MS)) => {}
+            }
+        }
+    }
+
+    /// One round: look after the targets, read what is new, copy what one has lacked for `grace_ms`. Gives how many
+    /// records were copied.
+    pub async fn round(&self, grace_ms: i64) -> u64 {
+        let mut state = self.0.state.lock().await;
+        let now = self.0.clock.now();
+        if state.tended.saturating_add(TEND_MS) <= now.ms() {
+            state.tended = now.ms();
+            self.tend().await;
+        }
+        self.read(&mut state, None).await;
+        let copied = state.union.fill(now, grace_ms).await;
+        self.compare(&mut state).await;
+        copied
+    }
+
+    async fn tend(&self) {
+        for (n, store) in self.0.stores.iter().enumerate() {
+            let is_whole = |(other, store): (usize, &Arc<dyn AuditStore>)| other != n && store.origin().is_some();
+            let others_whole = self.0.stores.iter().enumerate().any(is_whole);
+            store.tend(others_whole).await;
+        }
+    }
+
+    /// Reads what is durable now, or what can be read until `until`.
+    async fn read(&self, state: &mut State, until: Option<tokio::time::Instant>) {
+        self.open_index(state).await;
+        state.union.notice_renewed();
+        for n in 0..self.0.stores.len() {
+            let end = self.0.stores[n].size();
+            loop {
+                // A target that cannot be read says so itself, and is away.
+                let Ok(Some(chunk)) = state.union.read(n).await else { break };
+                if !self.index_chunk(state, &chunk).await {
+                    break;
+                }
+                state.union.accept(&chunk, self.0.clock.now());
+                self.flush_index(state, false).await;
+                let is_late = until.is_some_and(|until| tokio::time::Instant::now() >= until);
+                // What comes in meanwhile is for the next round.
+                if is_late || state.union.read_upto(n) >= end {
+                    break;
+                }
+            }
+        }
+    }
+
+    /// Tells what changed.
+    async fn compare(&self, state: &mut State) {
+        for (n, store) in self.0.stores.iter().enumerate() {
+            let origin = store.origin();
+            self.0.audit.compared(n, origin.is_some(), state.union.missing(n));
+            let lost = self.0.audit.targets().get(n).is_some_and(|target| target.lost);
+            let told = &mut state.told[n];
+            let mut events = Vec::new();
+            if lost && !told.lost {
+                let why = store.why().unwrap_or_else(|| "it took no records".to_owned());
+                events.push(TargetEvent::Lost { why });
+            }
+            if let Some(origin) = origin.filter(|origin| told.origin.as_ref() != Some(origin)) {
+                told.origin = Some(origin.clone());
+                events.push(TargetEvent::Begun { origin });
+            }
+            if !lost && told.lost {
+                events.push(TargetEvent::Back);
+            }
+            told.lost = lost;
+            for event in events {
+                self.0.alarm.changed(store.name(), &event).await;
+            }
+        }
+    }
+
+    /// Opens the index, or begins one; the targets are then read again from where it stops.
+    async fn open_index(&self, state: &mut State) {
+        let now = self.0.clock.now();
+        let Some(folder) = self.0.folder.as_ref().filter(|_| state.index.is_none() && state.index_due <= now) else {
+            return;
+        };
+        let keys = self.0.audit.keys();
+        let opened = async {
+            if state.index_is_bad {
+                Index::drop_in(folder, &*keys).await?;
+                state.index_is_bad = false;
+            }
+            Index::open(folder, &*keys).await
+        };
+        match opened.await {
+            Ok((index, resumed)) => {
+                state.union = Union::new(self.0.stores.clone());
+                state.unreadable = 0;
+                if let Some(Resumed { seen, places }) = resumed {
+                    state.union.resume(seen, places);
+                }
+                state.index = Some(index);
+            }
+            Err(error) => self.without_index(state, &error, false),
+        }
+    }
+
+    /// Goes on without the index, and tries again later. Questions read the log meanwhile.
+    fn without_index(&self, state: &mut State, error: &IndexError, is_bad: bool) {
+        tracing::error!(target: "ward::alarm", "{error}; questions read the whole log until it is there again");
+        state.index = None;
+        state.index_is_bad |= is_bad;
+        state.index_due = self.0.clock.now().plus_ms(INDEX_RETRY_MS);
+    }
+
+    /// Adds what no target has shown before. `false` when keys cannot be had now: the chunk is read again later.
+    async fn index_chunk(&self, state: &mut State, chunk: &Chunk) -> bool {
+        let Some(index) = &mut state.index else { return true };
+        let fresh = state.union.fresh(chunk);
+        let mut keys = HashMap::new();
+        for Fresh { id, .. } in &fresh {
+            if !keys.contains_key(&id.generation) {
+                match self.0.opener.key(id.generation).await {
+                    Err(AuditKeyError::Outage) => return false,
+                    found => drop(keys.insert(id.generation, found.ok())),
+                }
+            }
+        }
+        let (mut memory, mut tokens) = (index.take_memory(), std::mem::take(&mut state.tokens));
+        let added = tokio::task::spawn_blocking(move || {
+            let mut unreadable = 0;
+            for Fresh { id, index, sealed } in fresh {
+                let key = keys.get(&id.generation).and_then(Option::as_ref);
+                let encoded = key.and_then(|key| open_with(key, &sealed).ok());
+                match encoded.map(|encoded| (AuditRecord::decode(&encoded), encoded)) {
+                    Some((Ok(record), encoded)) => memory.add(Opened { id, index, record, encoded }, &mut tokens),
+                    _ => unreadable += 1,
+                }
+            }
+            (memory, tokens, unreadable)
+        });
+        match added.await {
+            Ok((memory, tokens, unreadable)) => {
+                index.put_memory(memory);
+                state.tokens = tokens;
+                state.unreadable += unreadable;
+                true
+            }
+            Err(error) => {
+                state.tokens.audit = Some(self.0.audit.clone());
+                self.without_index(state, &std::io::Error::other(error).into(), false);
+                false
+            }
+        }
+    }
+
+    /// Makes a run of what is in memory when that is full, or always.
+    async fn flush_index(&self, state: &mut State, always: bool) {
+        let Some(index) = &mut state.index else { return };
+        let flushed = if index.is_full() || always {
+            let places = state.union.places();
+            index.flush(state.union.seen(), places).await
+        } else {
+            Ok(())
+        };
+        let flushed = match flushed {
+            Ok(()) => index.merged().await,
+            Err(error) => Err(error),
+        };
+        if let Err(error) = flushed {
+            self.without_index(state, &error, false);
+        }
+    }
+
+    /// Writes down what is in memory and waits for merges: at the end, and for figures.
+    pub async fn settle_index(&self) {
+        let mut state = self.0.state.lock().await;
+        self.read(&mut state, None).await;
+        self.flush_index(&mut state, true).await;
+        let settled = match &mut state.index {
+            Some(index) => index.settle().await,
+            None => Ok(()),
+        };
+        if let Err(error) = settled {
+            self.without_index(&mut state, &error, false);
+        }
+    }
+
+    /// Drops the index with its key, and builds it again from the log. What it answers is then what the log can tell.
+    pub async fn rebuild_index(&self) {
+        let mut state = self.0.state.lock().await;
+        self.0.opener.forget();
+        (state.index, state.index_is_bad, state.index_due) = (None, true, Timestamp(i64::MIN));
+        self.read(&mut state, None).await;
+    }
+
+    /// Asks the index; `None` while there is none.
+    pub(crate) async fn ask(&self, question: Question) -> Option<Asked> {
+        let (prepared, records, behind, unreadable) = {
+            let mut state = self.0.state.lock().await;
+            let until = tokio::time::Instant::now() + Duration::from_millis(CATCH_UP_MS);
+            self.read(&mut state, Some(until)).await;
+            let index = state.index.as_ref()?;
+            (index.prepare(&question), index.size().records, state.union.unread(), state.unreadable)
+        };
+        let asked = tokio::task::spawn_blocking(move || prepared.and_then(|prepared| prepared.ask(&question))).await;
+        match asked.unwrap_or_else(|error| Err(std::io::Error::other(error))) {
+            Ok(answer) => Some(Asked { answer, records, behind, unreadable }),
+            Err(error) => {
+                let mut state = self.0.state.lock().await;
+                self.without_index(&mut state, &error.into(), true);
+                state.index_due = self.0.clock.now();
+                None
+            }
+        }
+    }
+
+    /// Everything that is durable now, as reports read it.
+    pub(crate) async fn view(&self) -> View {
+        let mut state = self.0.state.lock().await;
+        let until = tokio::time::Instant::now() + Duration::from_millis(CATCH_UP_MS);
+        self.read(&mut state, Some(until)).await;
+        state.union.view()
+    }
+
+    pub async fn status(&self) -> AuditStatus {
+        let state = self.0.state.lock().await;
+        let health = self.0.audit.targets();
+        let target = |(n, store): (usize, &Arc<dyn AuditStore>)| TargetStatus {
+            name: store.name().to_owned(),
+            origin: store.origin(),
+            records: store.size(),
+            lost: health.get(n).is_some_and(|target| target.lost) || store.origin().is_none(),
+            missed: state.union.missing(n),
+            why: store.why(),
+        };
+        let targets = self.0.stores.iter().enumerate().map(target).collect();
+        let index = state.index.as_ref().map(|index| {
+            let Size { records, runs, bytes } = index.size();
+            IndexStatus { records, runs, bytes }
+        });
+        AuditStatus { targets, unread: state.union.unread(), index }
+    }
+}
+
+/// What the index answers, and what that answer lacks.
+pub(crate) struct Asked {
+    pub answer: Answer,
+    /// Records in the index.
+    pub records: u64,
+    /// Durable records that were not read in time.
+    pub behind: u64,
+    pub unreadable: u64,
+}
