@@ -48,7 +48,7 @@ impl Hl7Receiver {
         let received = {
             let message = match hl7v2::parse(&bytes, &self.limits) {
                 Ok(message) => message,
-                Err(fault) => return self.not_a_message(&fault, &trace),
+                Err(fault) => return self.not_a_message(&bytes, &fault, &trace),
             };
             let mode = hl7v2::ack_mode(&message);
             match self.check(&message) {
@@ -105,7 +105,13 @@ impl Hl7Receiver {
         Ok(())
     }
 
-    fn not_a_message(&self, fault: &Malformed, trace: &TraceContext) -> Reply {
+    /// The header alone can often be read still: then the sender learns which message it was, in its own mode.
+    fn not_a_message(&self, bytes: &[u8], fault: &Malformed, trace: &TraceContext) -> Reply {
+        let end = bytes.iter().position(|byte| matches!(byte, b'\r' | b'\n')).unwrap_or(bytes.len());
+        if let Ok(header) = hl7v2::parse(&bytes[..end], &self.limits) {
+            let mode = hl7v2::ack_mode(&header);
+            return self.answer(&bytes[..end], mode, Verdict::Reject, &[AckError::from(fault)], None, trace);
+        }
         let ack = hl7v2::nack(fault, AckCode::AR, &self.control_id(None, trace), self.clock.now());
         Reply { ack: Some(ack), code: AckCode::AR, accepted: None }
     }

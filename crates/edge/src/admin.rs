@@ -4,6 +4,7 @@
 //! and handing in files are open over the node's own socket only.
 
 mod audit;
+mod break_glass;
 
 use std::sync::Arc;
 
@@ -39,6 +40,7 @@ pub fn router(doors: Arc<Doors>) -> Router {
         .route("/admin/ingest/{domain}/{source}", post(ingest))
         .route("/openapi.json", get(openapi))
         .merge(audit::router())
+        .merge(break_glass::routes())
         // A file handed in is at most one message of the largest size.
         .layer(DefaultBodyLimit::max(message_max))
         .with_state(doors)
@@ -182,6 +184,7 @@ async fn status(
         "started": doors.info.started.to_string(),
         "policy_version": format!("{:016x}", doors.gate.policy_version()),
         "domains": domains,
+        "break_glass": doors.gate.emergency_counts(),
     });
     released(&doors, &call, &permit, Action::MetadataRead, "status", &value).await
 }
@@ -518,6 +521,7 @@ mod tests {
         let sources = [
             include_str!("admin.rs"),
             include_str!("admin/audit.rs"),
+            include_str!("admin/break_glass.rs"),
             include_str!("sql.rs"),
             include_str!("health.rs"),
             include_str!("fhir/mod.rs"),

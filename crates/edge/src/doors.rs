@@ -91,11 +91,17 @@ pub struct Call {
     pub trace: TraceContext,
     /// `X-Purpose-Of-Use`.
     pub purpose: Option<Purpose>,
+    /// `X-Break-Glass`: the session in which the caller asks. The gate decides whether it is one.
+    pub session: Option<String>,
 }
 
 impl Call {
     pub fn ask(&self, action: Action, domain: &DomainName, layer: base::Layer) -> Ask {
-        Ask::new(action, domain, layer, &self.origin).stating(self.purpose)
+        let ask = Ask::new(action, domain, layer, &self.origin).stating(self.purpose);
+        match &self.session {
+            Some(session) => ask.under(session),
+            None => ask,
+        }
     }
 }
 
@@ -125,7 +131,8 @@ impl Doors {
         };
         let caller = self.gate.authenticate_from(bearer.or(operator.as_deref()), &origin).await?;
         let purpose = headers.get("x-purpose-of-use").and_then(|value| value.to_str().ok()).and_then(Purpose::parse);
-        Ok(Call { caller, origin, trace, purpose })
+        let session = headers.get("x-break-glass").map(|value| value.to_str().unwrap_or_default().to_owned());
+        Ok(Call { caller, origin, trace, purpose, session })
     }
 
     pub fn domain(&self, name: &str) -> Option<(&DomainName, &DomainDoors)> {

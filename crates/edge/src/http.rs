@@ -12,14 +12,18 @@ use axum::body::Body;
 use axum::extract::Request;
 use axum::http::{HeaderValue, StatusCode, header};
 use axum::middleware::{self, Next};
-use axum::response::Response;
+use axum::response::{IntoResponse, Response};
 use base::{Entropy, Limits, TraceContext};
 use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
 use hyper_util::server::conn::auto;
 use hyper_util::service::TowerToHyperService;
 use net::{Connection, Drain, Listener};
 
+use crate::fhir::FhirError;
 use crate::metrics::Metrics;
+
+/// When a door is busy or a part of the node is down and nothing says for how long.
+const RETRY_AFTER_S: &str = "1";
 
 /// Where a request came from.
 #[derive(Debug, Clone)]
@@ -109,17 +113,24 @@ async fn common(
         .and_then(TraceContext::parse)
         .unwrap_or_else(|| TraceContext::new(entropy));
     request.extensions_mut().insert(trace);
+    let is_fhir = request.uri().path().starts_with("/fhir/");
     let start = std::time::Instant::now();
     let limit = Duration::from_millis(limits.http_request_timeout_ms);
     let mut response = match tokio::time::timeout(limit, next.run(request)).await {
         Ok(response) => response,
         Err(_) => plain(StatusCode::GATEWAY_TIMEOUT, "the request took longer than this node allows: ask for less"),
     };
-    if let Some(text) = rejected(&response) {
-        response = plain(response.status(), text);
+    if let Some((code, text)) = rejected(&response) {
+        let status = response.status();
+        response = if is_fhir { FhirError::new(status, code, text).into_response() } else { plain(status, text) };
     }
     metrics.http(response.status(), start.elapsed());
+    // Who is told to come back is told when (RFC 9110 §10.2.3); a door that knows better has said so already.
+    let later = matches!(response.status(), StatusCode::TOO_MANY_REQUESTS | StatusCode::SERVICE_UNAVAILABLE);
     let headers = response.headers_mut();
+    if later {
+        headers.entry(header::RETRY_AFTER).or_insert(HeaderValue::from_static(RETRY_AFTER_S));
+    }
     headers.entry(header::CACHE_CONTROL).or_insert(HeaderValue::from_static("no-store"));
     headers.insert(header::X_CONTENT_TYPE_OPTIONS, HeaderValue::from_static("nosniff"));
     if let Ok(value) = HeaderValue::from_str(&trace.to_string()) {
@@ -140,14 +151,24 @@ pub fn status_of(refusal: &gate::Refusal) -> StatusCode {
 
 /// The framework's own refusals quote what they could not read, in plain text; every door here answers errors as JSON. So
 /// a refusal in plain text is the framework's, and leaves as a fixed text (law 9).
-fn rejected(response: &Response) -> Option<&'static str> {
+///
+/// With the issue type that FHIR has for it.
+fn rejected(response: &Response) -> Option<(&'static str, &'static str)> {
     let is_text =
         response.headers().get(header::CONTENT_TYPE).is_some_and(|value| value.as_bytes().starts_with(b"text/plain"));
     match response.status() {
         _ if !is_text => None,
-        StatusCode::PAYLOAD_TOO_LARGE => Some("the body is larger than this door takes: see the limits of the node"),
-        StatusCode::UNSUPPORTED_MEDIA_TYPE => Some("the body is of a media type that this door does not take"),
-        status if status.is_client_error() => Some("the path, the query or the body of the request cannot be read"),
+        StatusCode::PAYLOAD_TOO_LARGE => {
+            Some(("too-long", "the body is larger than this door takes: see the limits of the node"))
+        }
+        StatusCode::UNSUPPORTED_MEDIA_TYPE => {
+            Some(("not-supported", "the body is of a media type that this door does not take"))
+        }
+        StatusCode::NOT_FOUND => Some(("not-found", "there is nothing at this path")),
+        StatusCode::METHOD_NOT_ALLOWED => Some(("not-supported", "this path does not take this method")),
+        status if status.is_client_error() => {
+            Some(("structure", "the path, the query or the body of the request cannot be read"))
+        }
         _ => None,
     }
 }

@@ -142,6 +142,8 @@ pub struct Caller {
     pub(crate) agreement: Option<String>,
     /// First half of the hash of the token's `jti`; names the token without being it.
     pub(crate) token: Option<[u8; 16]>,
+    /// When the token was issued.
+    pub(crate) issued: Timestamp,
     pub(crate) expires: Timestamp,
 }
 

@@ -14,10 +14,9 @@ use policy::{Action, ContextFacts, Decision, Obligation, Request, ResourceFacts,
 
 use crate::audit::record::{AuditRecord, Outcome};
 use crate::caller::{Caller, Origin, Outage};
+use crate::emergency::{Active, SessionId};
 use crate::gate::Gate;
 
-/// An emergency lasts at most this long before it must be declared again.
-pub(crate) const EMERGENCY_TTL_MS: i64 = 4 * 3_600_000;
 /// A kind is a resource type, a product or a source; longer is none of them.
 const KIND_BYTES_MAX: usize = 64;
 const KINDS_MAX: usize = 256;
@@ -89,8 +88,8 @@ pub struct Ask {
     pub kinds: Vec<String>,
     /// Stated by the request; must agree with what the token or the registration binds.
     pub purpose: Option<Purpose>,
-    /// Break-glass; the purpose becomes ETREAT.
-    pub emergency: bool,
+    /// See [`Ask::under`].
+    session: Option<String>,
     pub scope: Scope,
     /// The domain that numbers the patients, for a product built from another domain's records.
     pub patients_of: Option<DomainName>,
@@ -108,7 +107,7 @@ impl Ask {
             layer,
             kinds: Vec::new(),
             purpose: None,
-            emergency: false,
+            session: None,
             scope: Scope::All,
             patients_of: None,
             product: ProductLabels::default(),
@@ -159,9 +158,15 @@ impl Ask {
         self
     }
 
-    pub fn emergency(mut self) -> Self {
-        self.emergency = true;
+    /// Within a break-glass session of the caller: the purpose becomes ETREAT, and the session's patient is the only
+    /// one.
+    pub fn under(mut self, session: &str) -> Self {
+        self.session = Some(session.to_owned());
         self
+    }
+
+    pub(crate) fn is_emergency(&self) -> bool {
+        self.session.is_some() || self.action == Action::BreakGlass
     }
 
     pub fn product(mut self, labels: ProductLabels) -> Self {
@@ -219,37 +224,54 @@ impl Gate {
     /// A permit for the right `R`, or a refusal that is durable in the audit log.
     pub async fn permit<R: Right>(&self, caller: &Caller, ask: Ask) -> Result<Permit<R>, Refusal> {
         let decision = self.next_decision();
-        let decided = self.decide::<R>(caller, &ask, decision);
+        let decided = self.decide_under::<R>(caller, &ask, decision);
         match decided {
-            Ok(grant) => {
-                if ask.emergency {
-                    // The alarm goes out with the access, not after it: whoever is to be notified reads this record.
-                    let mut record = self.record_of_grant(caller, &ask, &grant);
-                    record.outcome = Outcome::Granted;
-                    if self.audit().append(vec![record]).await.is_err() {
-                        return Err(unavailable(decision));
-                    }
+            Ok((grant, session)) => {
+                if let Some(session) = session {
+                    self.emergencies().used(decision, session.id).await?;
                 }
                 Ok(self.mint().mint(grant))
             }
-            Err(mut refusal) => {
-                refusal.decision = decision;
-                let record = self.record_of_refusal(caller, &ask, &refusal);
-                match self.audit().append(vec![record]).await {
-                    Ok(_) => Err(refusal),
-                    Err(_) => Err(unavailable(decision)),
-                }
-            }
+            Err(refusal) => Err(self.refused(caller, &ask, Refusal { decision, ..refusal }).await),
+        }
+    }
+
+    /// The refusal, when it is durable in the audit log.
+    pub(crate) async fn refused(&self, caller: &Caller, ask: &Ask, refusal: Refusal) -> Refusal {
+        let record = self.record_of_refusal(caller, ask, &refusal);
+        match self.audit().append(vec![record]).await {
+            Ok(_) => refusal,
+            Err(_) => unavailable(refusal.decision),
         }
     }
 
     /// Whether [`Gate::permit`] would give a permit now. For lists that show a caller what they may use; gives no data
     /// and is no access, so it is not recorded. An outage counts as no.
     pub fn would_permit<R: Right>(&self, caller: &Caller, ask: &Ask) -> bool {
-        self.decide::<R>(caller, ask, 0).is_ok()
+        self.decide_under::<R>(caller, ask, 0).is_ok()
     }
 
-    fn decide<R: Right>(&self, caller: &Caller, ask: &Ask, decision: u64) -> Result<Grant, Refusal> {
+    /// Within a break-glass session the question is narrowed to its patient before it is decided.
+    fn decide_under<R: Right>(
+        &self,
+        caller: &Caller,
+        ask: &Ask,
+        decision: u64,
+    ) -> Result<(Grant, Option<Active>), Refusal> {
+        if ask.action == Action::BreakGlass {
+            return Err(Refusal::new(
+                RefusalKind::Invalid,
+                "break-glass is asked for and confirmed by its own two steps",
+            ));
+        }
+        let Some(session) = &ask.session else { return Ok((self.decide::<R>(caller, ask, decision)?, None)) };
+        let session = self.emergencies().active(caller, session)?;
+        let mut grant = self.decide::<R>(caller, &narrowed(ask, &session)?, decision)?;
+        grant.expires = grant.expires.min(self.now().plus_ms(session.left_ms));
+        Ok((grant, Some(session)))
+    }
+
+    pub(crate) fn decide<R: Right>(&self, caller: &Caller, ask: &Ask, decision: u64) -> Result<Grant, Refusal> {
         let now = self.now();
         if now >= caller.expires {
             return Err(Refusal::new(RefusalKind::Expired, "the sign-in has expired; ask for a new access token"));
@@ -296,7 +318,7 @@ impl Gate {
                 },
                 context: ContextFacts {
                     purpose,
-                    emergency: ask.emergency,
+                    emergency: ask.is_emergency(),
                     agreement: caller.agreement.clone(),
                     network: ask.origin.network(),
                     now: self.now(),
@@ -334,8 +356,6 @@ impl Gate {
         if let Some(domain) = &ask.patients_of {
             self.remember_patients_of(decision, domain);
         }
-        let now = self.now();
-        let ttl_ms = if ask.emergency { self.permit_ttl_ms().min(EMERGENCY_TTL_MS) } else { self.permit_ttl_ms() };
         Ok(Grant {
             decision,
             principal: caller.principal().clone(),
@@ -351,48 +371,50 @@ impl Gate {
             group_min: duties.group_min,
             policies: answer.policies.iter().map(|id| id.to_string()).collect(),
             policy_version: self.policies().version(),
-            expires: caller.expires.min(now.plus_ms(ttl_ms)),
+            expires: caller.expires.min(self.now().plus_ms(self.permit_ttl_ms())),
         })
-    }
-
-    fn record_of_grant(&self, caller: &Caller, ask: &Ask, grant: &Grant) -> AuditRecord {
-        let mut record = self.record(caller, &ask.origin, grant.domain.clone(), grant.layer, Outcome::Granted);
-        record.decision = grant.decision;
-        record.policy_version = grant.policy_version;
-        record.purpose = Some(grant.purpose);
-        record.action = ask.action.code().to_owned();
-        record.kinds = ask.kinds.clone();
-        record.policies = grant.policies.clone();
-        record.obligations = crate::release::obligations_of(grant);
-        record.emergency = ask.emergency;
-        record.patients_of = ask.patients_of.clone();
-        if let Scope::One(patient) = ask.scope {
-            record.patients.insert(patient.0);
-            record.patient_token = Some(self.audit().patient_token(ask.patient_domain(), patient.0));
-        }
-        record
     }
 
     fn record_of_refusal(&self, caller: &Caller, ask: &Ask, refusal: &Refusal) -> AuditRecord {
         let mut record = self.record(caller, &ask.origin, ask.domain.clone(), ask.layer, Outcome::Refused);
         record.decision = refusal.decision;
         record.policy_version = self.policies().version();
-        record.purpose = if ask.emergency { Some(Purpose::EmergencyTreatment) } else { caller.purpose };
+        record.purpose = if ask.is_emergency() { Some(Purpose::EmergencyTreatment) } else { caller.purpose };
         record.action = ask.action.code().to_owned();
         // What a client made up stays out of the log: only names that could be kinds are kept.
         record.kinds = ask.kinds.iter().filter(|kind| is_kind(kind)).take(KINDS_MAX).cloned().collect();
         record.policies = refusal.policies.iter().map(|id| id.to_string()).collect();
         record.what = refusal.reasons.first().map(|reason| reason.to_string()).unwrap_or_default();
-        record.emergency = ask.emergency;
+        record.emergency = ask.is_emergency();
+        record.job = ask.session.as_deref().and_then(SessionId::parse).map(crate::emergency::job_of);
+        self.name_patient(&mut record, ask);
+        record
+    }
+
+    /// Whom it was about, as a token: no data of theirs goes out with this record.
+    pub(crate) fn name_patient(&self, record: &mut AuditRecord, ask: &Ask) {
         record.patients_of = ask.patients_of.clone();
         if let Scope::One(patient) = ask.scope {
             record.patient_token = Some(self.audit().patient_token(ask.patient_domain(), patient.0));
         }
-        record
     }
 }
 
-fn unavailable(decision: u64) -> Refusal {
+/// The question, for the session's patient only.
+fn narrowed(ask: &Ask, session: &Active) -> Result<Ask, Refusal> {
+    let forbidden = |reason: &str| Err(Refusal::new(RefusalKind::Forbidden, reason));
+    if ask.domain != session.domain || *ask.patient_domain() != session.domain {
+        return forbidden("the break-glass session is for another domain");
+    }
+    match ask.scope {
+        Scope::One(patient) if patient != session.patient => {
+            forbidden("the break-glass session is for another patient")
+        }
+        _ => Ok(Ask { scope: Scope::One(session.patient), ..ask.clone() }),
+    }
+}
+
+pub(crate) fn unavailable(decision: u64) -> Refusal {
     let reason = "the audit log cannot record this, so the answer is no; try again shortly";
     Refusal { decision, ..Refusal::new(RefusalKind::Unavailable, reason) }
 }
@@ -413,7 +435,7 @@ fn check_kinds(kinds: &[String]) -> Result<(), Refusal> {
 
 /// The bound purpose. A request may state it again, and may only leave it for an emergency.
 fn purpose_of(caller: &Caller, ask: &Ask) -> Result<Option<Purpose>, Refusal> {
-    if ask.emergency {
+    if ask.is_emergency() {
         return Ok(Some(Purpose::EmergencyTreatment));
     }
     match (caller.purpose, ask.purpose) {

@@ -16,6 +16,7 @@ use crate::audit::reader::AuditReader;
 use crate::audit::record::{AuditRecord, Outcome};
 use crate::cache::Cache;
 use crate::caller::{Caller, Directory, Origin, PrincipalRecord};
+use crate::emergency::Emergencies;
 use crate::patients::{PatientSets, Resolver};
 use crate::token::{Claims, TokenKeys, Unauthenticated, check_times, sha256};
 
@@ -88,6 +89,8 @@ struct Inner {
     failures: Mutex<Failures>,
     clock: Arc<dyn Clock>,
     decisions: AtomicU64,
+    emergencies: Emergencies,
+    entropy: Arc<dyn Entropy>,
     /// Decisions over patients that another domain numbers. One that is forgotten here releases no patient.
     patients_of: Cache<u64, DomainName>,
     permit_ttl_ms: i64,
@@ -113,7 +116,9 @@ impl Gate {
             tokens: ArcSwap::from_pointee(parts.tokens),
             verified: Cache::new(TOKENS_MAX),
             failures: Mutex::default(),
+            emergencies: Emergencies::new(parts.clock.clone()),
             clock: parts.clock,
+            entropy: parts.entropy,
             decisions: AtomicU64::new(u64::from_le_bytes(first)),
             patients_of: Cache::new(DECISIONS_MAX),
             // A permit lives as long as a request may.
@@ -224,6 +229,7 @@ impl Gate {
             purpose: Some(record.purpose),
             agreement: None,
             token: None,
+            issued: self.now(),
             expires: self.now().plus_ms(SOURCE_TTL_MS),
         })
     }
@@ -257,6 +263,16 @@ impl Gate {
 
     pub(crate) fn patients(&self) -> &Resolver {
         &self.0.patients
+    }
+
+    pub(crate) fn emergencies(&self) -> &Emergencies {
+        &self.0.emergencies
+    }
+
+    pub(crate) fn random(&self) -> [u8; 16] {
+        let mut bytes = [0; 16];
+        self.0.entropy.fill(&mut bytes);
+        bytes
     }
 
     pub(crate) fn remember_patients_of(&self, decision: u64, domain: &DomainName) {
@@ -325,6 +341,7 @@ fn caller_of(claims: &Claims, record: &PrincipalRecord) -> Result<Caller, Unauth
         purpose: claims.purpose.or(record.purpose),
         agreement: claims.agreement.clone(),
         token: Some(token),
+        issued: Timestamp(claims.iat.saturating_mul(1000)),
         expires: Timestamp(claims.exp.saturating_mul(1000)),
     })
 }

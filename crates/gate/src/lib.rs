@@ -17,6 +17,7 @@ mod audit;
 mod cache;
 mod caller;
 mod decide;
+mod emergency;
 mod gate;
 mod patients;
 mod release;
@@ -36,6 +37,10 @@ pub use audit::target::{
 pub use audit::vault::VaultAuditKeys;
 pub use caller::{Caller, Directory, MemoryDirectory, Origin, Outage, PrincipalRecord, SourceRecord};
 pub use decide::{Ask, ProductLabels, Refusal, RefusalKind, Right, Scope};
+pub use emergency::{
+    About, Category, EmergencyBook, EmergencyCounts, EmergencyLimits, EmergencyLine, EmergencyPass, EmergencyRequest,
+    MemoryBook, REVIEWS, ReviewLine, SessionId, Verdict,
+};
 pub use gate::{Gate, GateParts, governance};
 pub use patients::{MemoryPatients, PatientSets};
 pub use policy::{Action, Agreement, PrincipalKind};

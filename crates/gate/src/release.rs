@@ -55,7 +55,7 @@ impl Access {
             rows: 0,
             patients: Vec::new(),
             job: None,
-            emergency: permit.grant().purpose == base::Purpose::EmergencyTreatment,
+            emergency: is_emergency(permit.grant()),
         }
     }
 
@@ -183,6 +183,9 @@ impl Gate {
                 return Err(NotReleased::OtherCaller);
             }
             rows_within(grant, access.rows)?;
+            if is_emergency(grant) && self.emergencies().open_of(grant.decision).is_none() {
+                return Err(NotReleased::Expired);
+            }
         }
         for (domain, patients) in &access.patients {
             // Several permits for one domain: each patient must be within one of them.
@@ -211,7 +214,8 @@ impl Gate {
         record.policies = grant.policies.clone();
         record.obligations = obligations_of(grant);
         record.query_hash = access.query_hash;
-        record.job = access.job.clone();
+        let session = is_emergency(grant).then(|| self.emergencies().open_of(grant.decision)).flatten();
+        record.job = session.map(crate::emergency::job_of).or_else(|| access.job.clone());
         record.emergency = access.emergency;
         record.patients_of = self.patients_of(grant.decision);
         let numbered_by = record.patient_domain().clone();
@@ -225,6 +229,10 @@ impl Gate {
         }
         record
     }
+}
+
+fn is_emergency(grant: &Grant) -> bool {
+    grant.purpose == base::Purpose::EmergencyTreatment
 }
 
 /// Those of `patients` who are not in `allowed`.

@@ -75,6 +75,7 @@ fn truth_table(engine: &Engine) -> String {
         (Layer::Governance, "product"),
         (Layer::Governance, "set-aside"),
         (Layer::Governance, "key"),
+        (Layer::Governance, "break-glass"),
     ];
     let mut purposes: Vec<Option<Purpose>> = vec![None];
     purposes.extend(Purpose::ALL.iter().copied().map(Some));

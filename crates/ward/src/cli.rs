@@ -53,6 +53,9 @@ pub enum Command {
     /// Data products.
     #[command(subcommand)]
     Product(Product),
+    /// Emergency access to one patient, in two steps, and its review.
+    #[command(subcommand)]
+    BreakGlass(crate::commands::break_glass::BreakGlass),
     /// Measure this machine: figures with their conditions.
     Bench(Bench),
 }
@@ -119,6 +122,9 @@ pub struct Query {
     /// jsonl, csv or arrow.
     #[arg(long, default_value = "csv")]
     pub format: String,
+    /// A break-glass session: the rows of its patient, whatever else policy says.
+    #[arg(long, value_name = "SESSION")]
+    pub break_glass: Option<String>,
 }
 
 #[derive(Debug, Args)]

@@ -29,6 +29,8 @@ pub struct Mesh {
     #[serde(default)]
     pub catalog: Catalog,
     #[serde(default)]
+    pub break_glass: crate::care::BreakGlass,
+    #[serde(default)]
     pub limits: Limits,
 }
 
@@ -271,6 +273,9 @@ impl Config {
             for domain in agreement.domains.iter().filter(|d| !self.domains.contains_key(*d)) {
                 reader.find(&path, &format!("`{domain}` is no domain of this mesh"), "name one of domains/");
             }
+        }
+        if let Some((what, help)) = self.mesh.break_glass.wrong() {
+            reader.find("mesh.toml", what, help);
         }
         let root = &self.mesh.keys.root;
         if !root.starts_with("file:") && !root.starts_with("passphrase-env:") {

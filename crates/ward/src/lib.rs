@@ -1,6 +1,7 @@
 //! The node and its commands. `build()` in [`node`] puts the parts together; [`run`] is the command line.
 
 pub mod bench;
+pub mod care;
 pub mod cli;
 pub mod commands;
 pub mod config;
@@ -42,6 +43,7 @@ pub fn run(cli: Cli) -> ExitCode {
             Command::Quarantine(quarantine) => commands::flow::quarantine(&cli, quarantine).await,
             Command::Index(index) => commands::flow::index(&cli, index).await,
             Command::Product(product) => commands::flow::product(&cli, product).await,
+            Command::BreakGlass(step) => commands::break_glass::run(&cli, step).await,
             Command::Bench(bench) => bench::run(&cli, bench).await,
         };
         match result {

@@ -82,6 +82,7 @@ pub struct AuditRecord {
     pub trace: Option<[u8; 16]>,
     pub purpose: Option<Purpose>,
     pub agreement: Option<String>,
+    /// A batch this belongs to, or the break-glass session it happened in: `break-glass/ID`.
     pub job: Option<String>,
     /// Keyed hash of the query's text.
     pub query_hash: Option<[u8; 16]>,

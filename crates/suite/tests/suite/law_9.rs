@@ -129,6 +129,8 @@ async fn law_9_mllp_takes_anything() {
         if *what == "too many segments" || *what == "framed garbage" {
             let text = String::from_utf8_lossy(&answer);
             assert!(text.contains("MSA|AR") && text.contains("ERR|"), "{what}: {text}");
+            // The header could be read, so the sender learns which message it was.
+            assert_eq!(text.contains("MSA|AR|X1"), *what == "too many segments", "{what}: {text}");
         }
         if n % 6 == 0 {
             works(&process, n).await;

@@ -14,7 +14,8 @@ pub async fn query(cli: &Cli, query: &Query) -> Result {
         (false, "arrow") => "application/vnd.apache.arrow.stream",
         _ => return Err(Failure::said("the format must be jsonl, csv or arrow")),
     };
-    let headers = [("content-type", "application/sql"), ("accept", accept)];
+    let mut headers = vec![("content-type", "application/sql"), ("accept", accept)];
+    headers.extend(query.break_glass.as_deref().map(|session| ("x-break-glass", session)));
     let answer = client.call_with(Method::POST, "/sql", Some(&token), &headers, query.sql.clone()).await?.ok()?;
     if let Some(masked) = answer.headers.get("x-ward-masked").and_then(|value| value.to_str().ok()) {
         for column in serde_json::from_str::<Vec<serde_json::Value>>(masked).unwrap_or_default() {

@@ -83,6 +83,7 @@ pub async fn build(config: Config, around: Surroundings) -> Result<Node, StartEr
     let practitioners = ground.config.principals.iter().filter_map(|p| Some((p.id.clone(), p.practitioner.clone()?)));
     let patients = Arc::new(PatientMap::new(practitioners));
     let gate = open_gate(&ground, mint, &issuer, patients.clone()).await?;
+    open_emergencies(&ground, &gate).await?;
     // Refine has caught up before a door opens: every earlier control key is then known.
     let mut refiners = Vec::new();
     let mut domains = BTreeMap::new();
@@ -163,6 +164,18 @@ async fn open_gate(
         entropy: ground.entropy.clone(),
         limits: (*ground.limits).clone(),
     }))
+}
+
+/// Break-glass sessions of before are known before a door opens.
+async fn open_emergencies(ground: &Foundation, gate: &Gate) -> Result<(), StartError> {
+    let book = crate::care::ControlBook {
+        facts: ground.facts.clone(),
+        vault: ground.vault.clone(),
+        silver: ground.silver.clone(),
+        clock: ground.clock.clone(),
+    };
+    let limits = ground.config.mesh.break_glass.limits();
+    gate.open_emergencies(Arc::new(book), limits).await.map_err(while_("reading the record of break-glass sessions"))
 }
 
 /// A domain's journal with its refiner, caught up, and what its doors need.

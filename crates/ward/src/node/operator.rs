@@ -84,6 +84,11 @@ impl Operator for NodeOperator {
             gauges.push(("ward_audit_target_lost", label.clone(), u64::from(target.lost)));
             gauges.push(("ward_audit_target_missed", label, target.missed));
         }
+        let sessions = self.gate.emergency_counts();
+        for (state, n) in [("open", sessions.open), ("unreviewed", sessions.unreviewed), ("overdue", sessions.overdue)]
+        {
+            gauges.push(("ward_break_glass_sessions", format!("state=\"{state}\""), n));
+        }
         gauges
     }
 
