@@ -129,8 +129,8 @@ fn the_starting_policies_are_this_table_and_nothing_more() {
           write silver/*: TREAT by care-writes-in-own-domain
           subscribe silver/*: TREAT by care-in-own-domain
           break-glass silver/*: ETREAT by break-glass
-          read gold/patients: TREAT by care-reads-products
-          query gold/patients: TREAT by care-reads-products
+          read gold/patients: TREAT by care-reads-products, ETREAT by break-glass-products
+          query gold/patients: TREAT by care-reads-products, ETREAT by break-glass-products
           metadata-read governance/product: any by everyone-sees-the-catalog
         nurse
           write bronze/fhir-api: TREAT by api-writes-journal, HPAYMT by api-writes-journal, HOPERAT by api-writes-journal
@@ -251,6 +251,8 @@ fn the_starting_policies_are_this_table_and_nothing_more() {
           metadata-read governance/product: any by everyone-sees-the-catalog
           metadata-read governance/set-aside: HCOMPL by privacy-officer-sees-policies
           metadata-read governance/key: HCOMPL by privacy-officer-sees-policies
+          metadata-read governance/break-glass: HCOMPL by privacy-officer-sees-policies
+          manage governance/break-glass: HCOMPL by privacy-officer-reviews-break-glass
         auditor
           audit-read governance/audit: HCOMPL by oversight-reads-audit
           proof-read governance/audit: HCOMPL by oversight-reads-audit

@@ -1,5 +1,7 @@
 //! `ward demo`: a whole mesh, fed by a synthetic hospital through every door, and a summary a person understands.
 
+mod care;
+
 use std::path::Path;
 use std::time::Instant;
 
@@ -133,6 +135,7 @@ async fn show(cli: &Cli, demo: &Demo, addresses: &Addresses, doors: &edge::Doors
     let patient = who_is_who(addresses, &demo.folder, client, &hospital).await?;
     one_query_four_ways(addresses, &demo.folder, client).await?;
     who_saw(client, &patient).await?;
+    care::break_the_glass(addresses, &demo.folder, client, &hospital).await?;
     trace(client, &patient).await?;
     say("");
     for log in ["audit", "control", "journal-ehr", "journal-laboratory"] {

@@ -26,7 +26,7 @@ struct Request {
 }
 
 /// Errors of a body name its shape only: its reason can name a patient.
-fn body_of<T: serde::de::DeserializeOwned>(body: &Bytes, shape: &'static str) -> Result<T, AdminError> {
+pub(super) fn body_of<T: serde::de::DeserializeOwned>(body: &Bytes, shape: &'static str) -> Result<T, AdminError> {
     serde_json::from_slice(body).map_err(|_| AdminError(StatusCode::BAD_REQUEST, format!("the body must be {shape}")))
 }
 

@@ -142,7 +142,7 @@ pub fn one_line(session: &Value) -> String {
         session["reason"].as_str().unwrap_or("(the reason was erased with the patient)"),
     );
     if session["part2"] == true {
-        line.push_str("\n    42 CFR Part 2 records were open in it (2.51, medical emergency)");
+        line.push_str("\n    records under 42 CFR Part 2, if any, were open in it (2.51, medical emergency)");
     }
     match &session["review"] {
         Value::Null if session["overdue"] == true => line.push_str("\n    review OVERDUE"),
