@@ -8,10 +8,10 @@ use base::{
 };
 use expect_test::expect;
 use gate::{
-    Access, Action, Ask, AuditFilter, AuditLog, Caller, Category, EmergencyLimits, EmergencyLine, EmergencyPass,
-    EmergencyRequest, Gate, GateParts, Issue, MemoryAuditKeys, MemoryBook, MemoryDirectory, MemoryPatients,
-    MemoryTarget, NotReleased, Origin, PrincipalKind, PrincipalRecord, ProductLabels, REVIEWS, Refusal, RefusalKind,
-    Targets, TokenIssuer, TokenKeys, Verdict, governance,
+    Access, Action, Ask, AuditFilter, AuditFollower, AuditLog, AuditStore, Caller, Category, EmergencyLimits,
+    EmergencyLine, EmergencyPass, EmergencyRequest, Gate, GateParts, Issue, MemoryAuditKeys, MemoryBook,
+    MemoryDirectory, MemoryPatients, MemoryTarget, NoAlarm, NotReleased, Origin, PrincipalKind, PrincipalRecord,
+    ProductLabels, REVIEWS, Refusal, RefusalKind, Targets, TokenIssuer, TokenKeys, Verdict, governance,
 };
 use policy::Engine;
 
@@ -309,7 +309,10 @@ async fn its_clinician_ends_it_and_a_record_names_the_session() {
     let ask = Ask::new(Action::AuditRead, &governance(), Layer::Governance, &origin()).kind("audit");
     let permit = gate.permit::<Read>(&officer, ask).await.unwrap();
     let filter = AuditFilter { emergency: true, ..AuditFilter::default() };
-    let held = gate.audit_reader(world.target.clone()).page(&permit, &filter, 0, 100).await.unwrap();
+    let stores: Vec<Arc<dyn AuditStore>> = vec![world.target.clone()];
+    let clock = Arc::new(world.clock.clone());
+    let follower = AuditFollower::new(gate.audit().clone(), stores, Arc::new(NoAlarm), clock, None);
+    let held = gate.audit_reader(follower).page(&permit, &filter, 0, 100).await.unwrap();
     let release = gate.release(&officer, Access::of(&permit, Action::AuditRead, &origin())).await.unwrap();
     let mut lines = String::new();
     for line in held.release(release).unwrap().lines {
