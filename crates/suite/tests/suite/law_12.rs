@@ -1,6 +1,7 @@
 //! Law 12: care goes on. Break-glass is decided on the node: two steps, one patient, every door, a review; over a restart
 //! and a clock that is set back.
 
+use std::path::Path;
 use std::sync::Arc;
 
 use base::ManualClock;
@@ -8,7 +9,7 @@ use hyper::Method;
 use serde_json::{Value, json};
 use ward::wire::HttpAnswer;
 
-use crate::harness::{Mesh, mesh_folder};
+use crate::harness::{Mesh, Process, mesh_folder, ward};
 
 const NOW_MS: i64 = 1_790_000_000_000;
 const HOUR_MS: i64 = 3_600_000;
@@ -160,4 +161,127 @@ async fn law_12_a_session_survives_a_restart_and_ends_though_the_clock_is_set_ba
     assert_eq!(care.step("dr-lee", &again, "end").await.status, 200);
     assert_eq!(care.read("dr-lee", &patient, Some(&again)).await, 403);
     mesh.stop().await;
+}
+
+/// The figures of the audit's targets, from the node itself.
+async fn targets(process: &Process) -> Vec<Value> {
+    let status = process.client.get("/admin/audit/status", None).await.expect("a status");
+    status["targets"].as_array().cloned().expect("targets")
+}
+
+/// Asks until the targets are as told; a second between two looks is the node's own.
+async fn until(process: &Process, wanted: impl Fn(&[Value]) -> bool) -> Vec<Value> {
+    loop {
+        let targets = targets(process).await;
+        if wanted(&targets) {
+            return targets;
+        }
+        tokio::task::yield_now().await;
+    }
+}
+
+fn lost(targets: &[Value], name: &str) -> bool {
+    targets.iter().any(|target| target["name"] == name && target["lost"] == true)
+}
+
+/// Takes a folder away, and puts a file in its place so that nobody makes it again.
+fn take_away(folder: &Path) {
+    std::fs::rename(folder, folder.with_extension("away")).expect("a folder to take away");
+    std::fs::write(folder, "not a folder").expect("a writable place");
+}
+
+fn bring_back(folder: &Path) {
+    std::fs::remove_file(folder).expect("the file in its place");
+    std::fs::rename(folder.with_extension("away"), folder).expect("the folder");
+}
+
+fn request(patient: &str) -> String {
+    json!({ "domain": "ehr", "patient": patient, "category": "system-fault", "reason": "one target is lost" }).to_string()
+}
+
+/// The status of a physician's read in a session of break-glass, both steps first.
+async fn breaks_the_glass(process: &Process, patient: &str) -> u16 {
+    let asked = process.post("dr-lee", "/admin/break-glass", "application/json", request(patient)).await;
+    assert_eq!(asked.status, 202, "{}", asked.text());
+    let session = asked.json()["session"].as_str().expect("a session").to_owned();
+    let confirm = format!("/admin/break-glass/{session}/confirm");
+    let confirmed = process.post("dr-lee", &confirm, "application/json", "").await;
+    assert_eq!(confirmed.status, 201, "{}", confirmed.text());
+    let token = process.token("dr-lee").await;
+    let path = format!("/fhir/ehr/Patient/{patient}");
+    let headers = [("x-break-glass", session.as_str())];
+    process.https().await.call(Method::GET, &path, Some(&token), &headers, "").await.expect("an answer").status.as_u16()
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn law_12_either_audit_target_suffices_and_the_lost_one_is_filled_up_again() {
+    let folder = mesh_folder();
+    let process = Process::start(folder.path()).await;
+    let patient = restricted("ZQXONE").to_string();
+    let posted = process.post("bedside-gateway", "/fhir/ehr/Patient", "application/fhir+json", patient).await;
+    let patient = posted.json()["id"].as_str().expect("an id").to_owned();
+    process.settle().await;
+    let (first, second) = (folder.path().join("data/logs/audit"), folder.path().join("audit-second"));
+    until(&process, |targets| targets.len() == 2 && targets.iter().all(|target| target["lost"] == false)).await;
+
+    // The second is lost at run time: an alarm, and care goes on.
+    take_away(&second);
+    until(&process, |targets| lost(targets, "second") && !lost(targets, "log")).await;
+    let metrics = process.get("dr-lee", "/metrics").await.text();
+    assert!(metrics.contains("ward_audit_target_lost{target=\"second\"} 1"), "{metrics}");
+    for _ in 0..20 {
+        assert_eq!(process.get("dr-lee", "/fhir/ehr/Patient").await.status, 200);
+    }
+    assert_eq!(breaks_the_glass(&process, &patient).await, 200, "break-glass with one target");
+
+    // Both are lost: no record, no release, and whoever asks is told when to ask again. Break-glass is no way around.
+    let token = process.token("dr-lee").await;
+    take_away(&first);
+    let refused = loop {
+        let answer = send(&process, &token, Method::GET, "/fhir/ehr/Patient", "").await;
+        if answer.status != 200 {
+            break answer;
+        }
+    };
+    assert_eq!(refused.status, 503, "{}", refused.text());
+    assert!(refused.headers.contains_key("retry-after") && !refused.text().contains("ZQXONE"));
+    let asked = send(&process, &token, Method::POST, "/admin/break-glass", &request(&patient)).await;
+    assert_eq!(asked.status, 503, "break-glass without audit: {}", asked.text());
+    assert!(asked.headers.contains_key("retry-after"));
+
+    // Both come back, and each has every record in the end.
+    bring_back(&first);
+    bring_back(&second);
+    let whole = |targets: &[Value]| {
+        let same = targets.iter().all(|target| target["records"] == targets[0]["records"]);
+        same && targets.iter().all(|target| target["lost"] == false && target["missed"] == 0)
+    };
+    let all = until(&process, whole).await;
+    assert!(all[0]["records"].as_u64() > Some(20), "{all:?}");
+    assert_eq!(process.get("dr-lee", "/fhir/ehr/Patient").await.status, 200);
+    assert_eq!(breaks_the_glass(&process, &patient).await, 200);
+    process.stop().await;
+    let verified = ward(folder.path(), &["audit", "verify"]).await;
+    assert!(verified.status.success(), "{}", String::from_utf8_lossy(&verified.stderr));
+}
+
+async fn send(process: &Process, token: &str, method: Method, path: &str, body: &str) -> HttpAnswer {
+    let headers = [("content-type", "application/json")];
+    process.https().await.call(method, path, Some(token), &headers, body.to_owned()).await.expect("an answer")
+}
+
+/// One target is gone before the node starts: it starts, serves and breaks the glass.
+#[tokio::test(flavor = "multi_thread")]
+async fn law_12_a_node_starts_with_one_audit_target_and_breaks_the_glass() {
+    let folder = mesh_folder();
+    let process = Process::start(folder.path()).await;
+    let patient = restricted("ZQXONE").to_string();
+    let posted = process.post("bedside-gateway", "/fhir/ehr/Patient", "application/fhir+json", patient).await;
+    let patient = posted.json()["id"].as_str().expect("an id").to_owned();
+    process.settle().await;
+    process.kill().await;
+    take_away(&folder.path().join("audit-second"));
+    let process = Process::start(folder.path()).await;
+    assert_eq!(breaks_the_glass(&process, &patient).await, 200);
+    process.stop().await;
 }
