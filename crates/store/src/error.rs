@@ -39,6 +39,9 @@ pub enum StoreError {
     Index(#[source] rusqlite::Error),
     #[error("the store cannot {what}: see the source of this error")]
     Io { what: &'static str, source: std::io::Error },
+    /// Deleted, and still in the database's log: it is not destroyed yet.
+    #[error("what was deleted is still in the database's log, since a reader holds on to it: try again")]
+    StillReadable,
     #[error("the node is stopping")]
     Stopping,
 }

@@ -5,6 +5,7 @@
 
 use std::fmt::Write as _;
 use std::sync::{Arc, Once};
+use std::time::{Duration, Instant};
 
 use sqlx::any::{AnyArguments, AnyConnectOptions, AnyPoolOptions};
 use sqlx::{Any, AnyConnection, AnyPool, Arguments as _, AssertSqlSafe, Executor as _, Row as _, Transaction};
@@ -46,6 +47,9 @@ impl WriteTurn {
 }
 
 const READERS_MAX: u32 = 8;
+const BUSY_TIMEOUT: &str = "PRAGMA busy_timeout = 30000";
+/// How long a destruction waits for readers that hold on to the old state.
+const SCRUB_WAIT: Duration = if cfg!(test) { Duration::from_millis(300) } else { Duration::from_secs(10) };
 
 impl Database {
     /// Opens or creates the database and brings its schema up to date. `sqlite:PATH` or `postgres://...`.
@@ -85,14 +89,32 @@ impl Database {
         Ok(WriteTurn { tx, _turn: turn })
     }
 
-    /// Moves SQLite's log into the file and empties it, so that what was deleted is in neither. A reader at work can
-    /// put that off to the next time.
+    /// Moves SQLite's log into the file and empties it: when this returns, what was deleted is in neither. A reader at
+    /// work puts that off; one that is at work longer than [`SCRUB_WAIT`] makes it an error.
     pub async fn scrub(&self) -> Result<(), StoreError> {
-        if self.backend == Backend::Sqlite {
-            let _turn = self.turn.lock().await;
-            sqlx::query("PRAGMA wal_checkpoint(TRUNCATE)").fetch_all(&self.writer).await?;
+        self.scrub_within(SCRUB_WAIT).await
+    }
+
+    async fn scrub_within(&self, wait: Duration) -> Result<(), StoreError> {
+        if self.backend != Backend::Sqlite {
+            return Ok(());
         }
-        Ok(())
+        let _turn = self.turn.lock().await;
+        let mut connection = self.writer.acquire().await?;
+        // Short, so that it is this loop that waits: a blocked checkpoint holds the writer's place.
+        connection.execute("PRAGMA busy_timeout = 100").await?;
+        let begun = Instant::now();
+        let done = loop {
+            match sqlx::query("PRAGMA wal_checkpoint(TRUNCATE)").fetch_one(&mut *connection).await {
+                // The first column says whether somebody was in the way.
+                Ok(row) if row.try_get::<i64, _>(0).is_ok_and(|busy| busy == 0) => break Ok(()),
+                Ok(_) if begun.elapsed() < wait => tokio::task::yield_now().await,
+                Ok(_) => break Err(StoreError::StillReadable),
+                Err(error) => break Err(error.into()),
+            }
+        };
+        connection.execute(BUSY_TIMEOUT).await?;
+        done
     }
 
     pub async fn close(&self) {
@@ -125,7 +147,7 @@ fn prepare_url(url: &str) -> Result<(Backend, String), StoreError> {
 async fn settings(connection: &mut AnyConnection, backend: Backend) -> sqlx::Result<()> {
     if backend == Backend::Sqlite {
         for pragma in [
-            "PRAGMA busy_timeout = 30000",
+            BUSY_TIMEOUT,
             "PRAGMA journal_mode = WAL",
             "PRAGMA synchronous = FULL",
             "PRAGMA secure_delete = ON",
@@ -238,18 +260,20 @@ fn add(arguments: &mut AnyArguments, cell: Cell) -> Result<(), StoreError> {
 }
 
 fn statement(head: &str, tail: &str, columns: usize, rows: usize) -> String {
-    let mut text = String::with_capacity(head.len() + tail.len() + rows * columns * 6 + 16);
-    text.push_str(head);
-    text.push_str(" VALUES ");
+    format!("{head} VALUES {}{tail}", values(0, columns, rows))
+}
+
+/// `($2,$3),($4,$5)`: rows of values after `before` others.
+pub(crate) fn values(before: usize, columns: usize, rows: usize) -> String {
+    let mut text = String::with_capacity(rows * (columns * 6 + 3));
     for row in 0..rows {
         text.push_str(if row == 0 { "(" } else { ",(" });
         for column in 0..columns {
             // Writing to a String cannot fail.
-            let _ = write!(text, "{}${}", if column == 0 { "" } else { "," }, row * columns + column + 1);
+            let _ = write!(text, "{}${}", if column == 0 { "" } else { "," }, before + row * columns + column + 1);
         }
         text.push(')');
     }
-    text.push_str(tail);
     text
 }
 

@@ -124,11 +124,6 @@ impl WrappingKey {
         Ok(key)
     }
 
-    /// How often it has wrapped since it was made here.
-    pub(crate) fn wraps(&self) -> u64 {
-        self.wraps.load(Ordering::Relaxed)
-    }
-
     /// For what is wrapped but is not a key of 32 bytes.
     pub(crate) fn seal(&self, nonce: [u8; NONCE_BYTES], aad: &[u8], plain: &[u8]) -> Result<Vec<u8>, VaultError> {
         self.count()?;

@@ -8,7 +8,8 @@ use base::Timestamp;
 use parking_lot::Mutex;
 
 use crate::aead::WrappingKey;
-use crate::{Scope, ScopeId};
+use crate::uses::Uses;
+use crate::{Key, Scope, ScopeId, Slot, VaultError};
 
 /// An unwrapped scope key with its key schedule.
 #[derive(Debug)]
@@ -16,24 +17,28 @@ pub(crate) struct ScopeKey {
     pub(crate) id: ScopeId,
     pub(crate) scope: Scope,
     pub(crate) wrapping: WrappingKey,
-    /// Uses the table knew of when this was loaded.
-    pub(crate) uses_before: u64,
+    /// What is reserved of its wraps.
+    pub(crate) reserved: Arc<Uses>,
     loaded: Timestamp,
     touched: AtomicI64,
     uses: AtomicU64,
 }
 
 impl ScopeKey {
-    pub(crate) fn new(id: ScopeId, scope: Scope, key: &[u8; 32], uses_before: u64, now: Timestamp) -> Self {
+    pub(crate) fn new(id: ScopeId, scope: Scope, key: &[u8; 32], reserved: Arc<Uses>, now: Timestamp) -> Self {
         ScopeKey {
             id,
             scope,
             wrapping: WrappingKey::new(key),
-            uses_before,
+            reserved,
             loaded: now,
             touched: AtomicI64::new(now.0),
             uses: AtomicU64::new(0),
         }
+    }
+
+    pub(crate) fn unwrap(&self, slot: &Slot) -> Result<Key, VaultError> {
+        self.wrapping.unwrap(&Slot::aad(slot.object, slot.scope), &slot.wrapped)
     }
 }
 
@@ -55,8 +60,8 @@ struct Inner {
     keys: HashMap<ScopeId, Arc<ScopeKey>>,
     /// The generation of a scope that new objects are sealed under.
     current: HashMap<Scope, ScopeId>,
-    /// Counts destructions: what was read before one must not come in after it.
-    destructions: u64,
+    /// Counts destructions and renewals: what was read before one must not come in after it.
+    changes: u64,
 }
 
 /// Taken before a key is read from the table, given back when it is put in.
@@ -69,7 +74,7 @@ impl Cache {
     }
 
     pub(crate) fn ticket(&self) -> Ticket {
-        Ticket(self.inner.lock().destructions)
+        Ticket(self.inner.lock().changes)
     }
 
     pub(crate) fn get(&self, id: ScopeId, now: Timestamp) -> Option<Arc<ScopeKey>> {
@@ -83,11 +88,11 @@ impl Cache {
         inner.get(id, now, &self.limits)
     }
 
-    /// Puts a key in, unless something was destroyed since the ticket was taken (the caller may use its key once, and
+    /// Puts a key in, unless something was destroyed or renewed since the ticket was taken (the caller may use its key once, and
     /// reads again next time).
     pub(crate) fn put(&self, ticket: Ticket, key: Arc<ScopeKey>, is_current: bool) {
         let mut inner = self.inner.lock();
-        if ticket.0 != inner.destructions {
+        if ticket.0 != inner.changes {
             return;
         }
         if inner.keys.len() >= self.limits.entries_max && !inner.keys.contains_key(&key.id) {
@@ -102,8 +107,15 @@ impl Cache {
     /// Drops a key that was, or is about to be, destroyed.
     pub(crate) fn destroy(&self, id: ScopeId) {
         let mut inner = self.inner.lock();
-        inner.destructions += 1;
+        inner.changes += 1;
         inner.remove(id);
+    }
+
+    /// The scope has another key from now on; the one before still opens.
+    pub(crate) fn renew(&self, scope: &Scope) {
+        let mut inner = self.inner.lock();
+        inner.changes += 1;
+        inner.current.remove(scope);
     }
 
     pub(crate) fn clear(&self) {
@@ -174,7 +186,11 @@ mod tests {
             retention: RetentionClass::parse("clinical").unwrap(),
             year: 2026,
         };
-        Arc::new(ScopeKey::new(ScopeId([n; 16]), scope, &[n; 32], 0, Timestamp(now)))
+        Arc::new(ScopeKey::new(ScopeId([n; 16]), scope, &[n; 32], uses(n), Timestamp(now)))
+    }
+
+    fn uses(n: u8) -> Arc<Uses> {
+        crate::uses::Reservations::new(1 << 28).of(ScopeId([n; 16]), 0)
     }
 
     #[test]
@@ -200,7 +216,7 @@ mod tests {
 
     #[test]
     fn debug_shows_no_key() {
-        let marked = ScopeKey::new(ScopeId([1; 16]), key(1, 0).scope.clone(), &[0xAB; 32], 0, Timestamp(0));
+        let marked = ScopeKey::new(ScopeId([1; 16]), key(1, 0).scope.clone(), &[0xAB; 32], uses(1), Timestamp(0));
         let text = format!("{marked:?}");
         assert!(text.contains("Cipher(..)") && !text.contains("171"), "{text}");
     }

@@ -5,7 +5,7 @@ use base::{DomainName, Ordinal, Timestamp};
 
 use crate::{
     Epoch, Holder, KeyTable, ObjectId, RetentionClass, RootKeys, Scope, ScopeChange, ScopeId, ScopeQuery, ScopeRow,
-    Slot, VaultError, WrapItem,
+    ScopeState, Slot, VaultError, WrapItem,
 };
 
 fn domain(name: &str) -> DomainName {
@@ -25,12 +25,22 @@ fn row(id: u8, scope: Scope, generation: u32, epoch: u64) -> ScopeRow {
         wrapped: vec![id; 60 + usize::from(id)],
         uses: 0,
         created: Timestamp(1_700_000_000_123),
-        destroyed: false,
+        state: ScopeState::Living,
     }
 }
 
 fn slot(object: u8, scope: u8, fill: u8) -> Slot {
     Slot { object: ObjectId([object; 16]), scope: ScopeId([scope; 16]), wrapped: [fill; 60] }
+}
+
+async fn find(table: &dyn KeyTable, query: &ScopeQuery, max: usize) -> Vec<ScopeRow> {
+    let page = table.find_scopes(query, None, max).await.unwrap();
+    assert!(page.damaged.is_empty());
+    page.rows
+}
+
+async fn get(table: &dyn KeyTable, id: u8) -> ScopeRow {
+    find(table, &ScopeQuery::Id(ScopeId([id; 16])), 1).await.remove(0)
 }
 
 fn ids(rows: &[ScopeRow]) -> Vec<u8> {
@@ -43,6 +53,7 @@ pub async fn key_table(table: &dyn KeyTable) {
     scopes(table).await;
     changes(table).await;
     destruction(table).await;
+    closing(table).await;
     secrets(table).await;
 }
 
@@ -71,6 +82,12 @@ async fn slots(table: &dyn KeyTable) {
     table.put_slots(&many).await.unwrap();
     let got: Vec<Slot> = table.get_slots(&objects).await.unwrap().into_iter().flatten().collect();
     assert_eq!(got, many, "batches of thousands");
+    let scope = ScopeId([7; 16]);
+    let page = table.find_slots(scope, None, 1_000).await.unwrap();
+    assert_eq!(page, many[..1_000], "ordered by object");
+    let rest = table.find_slots(scope, Some(page[999].object), 9_999).await.unwrap();
+    assert_eq!(rest, many[1_000..], "those after");
+    assert!(table.find_slots(ScopeId([6; 16]), None, 9).await.unwrap().is_empty());
     table.delete_slots(&objects).await.unwrap();
     assert!(table.get_slots(&objects).await.unwrap().iter().all(Option::is_none));
 }
@@ -81,7 +98,7 @@ async fn scopes(table: &dyn KeyTable) {
     assert_eq!(table.insert_scope(&first).await.unwrap(), first);
     let late = row(11, scope("ehr", patient, 2026), 0, 1);
     assert_eq!(table.insert_scope(&late).await.unwrap(), first, "the first writer wins");
-    assert!(table.find_scopes(&ScopeQuery::Id(late.id), None, 9).await.unwrap().is_empty());
+    assert!(find(table, &ScopeQuery::Id(late.id), 9).await.is_empty());
     for other in [
         row(12, scope("ehr", patient, 2026), 1, 1),
         row(13, scope("ehr", patient, 2027), 0, 2),
@@ -102,31 +119,57 @@ async fn scopes(table: &dyn KeyTable) {
         (ScopeQuery::Epoch(Epoch(2)), vec![13, 14, 15, 16, 17]),
         (ScopeQuery::Epoch(Epoch(3)), vec![]),
     ] {
-        let found = table.find_scopes(&query, None, 100).await.unwrap();
+        let found = find(table, &query, 100).await;
         assert_eq!(ids(&found), expected, "{query:?}");
     }
     let query = ScopeQuery::Epoch(Epoch(2));
     let page = table.find_scopes(&query, None, 2).await.unwrap();
-    assert_eq!(ids(&page), vec![13, 14]);
-    let page = table.find_scopes(&query, Some(page[1].id), 100).await.unwrap();
-    assert_eq!(ids(&page), vec![15, 16, 17], "those after");
+    assert_eq!(ids(&page.rows), vec![13, 14]);
+    let page = table.find_scopes(&query, page.next.as_deref(), 100).await.unwrap();
+    assert_eq!(ids(&page.rows), vec![15, 16, 17], "those after");
+    assert_eq!(page.next, None, "this was all");
 }
 
 async fn changes(table: &dyn KeyTable) {
-    let get = async |id: u8| table.find_scopes(&ScopeQuery::Id(ScopeId([id; 16])), None, 1).await.unwrap().remove(0);
     let rewrap = |id: u8, from, to, fill| ScopeChange::Rewrap {
         id: ScopeId([id; 16]),
         from: Epoch(from),
         epoch: Epoch(to),
         wrapped: vec![fill; 5],
     };
-    let before = get(13).await;
+    let before = get(table, 13).await;
     let used = ScopeChange::Use { id: ScopeId([10; 16]), add: 65_536 };
     let unknown = ScopeChange::Use { id: ScopeId([99; 16]), add: 1 };
     table.change_scopes(&[rewrap(10, 1, 5, 1), rewrap(13, 1, 5, 2), used.clone(), used, unknown]).await.unwrap();
-    let changed = get(10).await;
+    let changed = get(table, 10).await;
     assert_eq!((changed.epoch, changed.wrapped, changed.uses), (Epoch(5), vec![1; 5], 131_072));
-    assert_eq!(get(13).await, before, "it did not stand at that epoch");
+    assert_eq!(get(table, 13).await, before, "it did not stand at that epoch");
+    table.change_scopes(&[]).await.unwrap();
+    many_at_once(table).await;
+}
+
+/// As many as an epoch's turn moves in one step, each to its own wrap.
+async fn many_at_once(table: &dyn KeyTable) {
+    const MANY: u16 = 300;
+    let id = |n: u16| {
+        let mut id = [0xAB; 16];
+        id[..2].copy_from_slice(&n.to_be_bytes());
+        ScopeId(id)
+    };
+    for n in 0..MANY {
+        let scope = scope("many", Holder::Record(Ordinal(u32::from(n) + 1)), 2026);
+        table.insert_scope(&ScopeRow { id: id(n), ..row(1, scope, 0, 70 + u64::from(n % 2)) }).await.unwrap();
+    }
+    let wrapped = |n: u16| [&n.to_be_bytes()[..], &[9; 58]].concat();
+    let change = |n| ScopeChange::Rewrap { id: id(n), from: Epoch(70), epoch: Epoch(72), wrapped: wrapped(n) };
+    let changes: Vec<ScopeChange> = (0..MANY).map(change).collect();
+    table.change_scopes(&changes).await.unwrap();
+    let moved = find(table, &ScopeQuery::Epoch(Epoch(72)), 9_999).await;
+    assert_eq!(moved.len(), usize::from(MANY) / 2, "those that stood at the epoch");
+    for row in &moved {
+        let n = u16::from_be_bytes([row.id.0[0], row.id.0[1]]);
+        assert_eq!(row.wrapped, wrapped(n));
+    }
 }
 
 async fn destruction(table: &dyn KeyTable) {
@@ -136,19 +179,42 @@ async fn destruction(table: &dyn KeyTable) {
         table.destroy_scope(id).await.unwrap();
         let left = table.get_slots(&[1u8, 2, 3].map(|n| ObjectId([n; 16]))).await.unwrap();
         assert_eq!(left, vec![None, None, Some(slot(3, 12, 3))], "its slots alone are gone");
-        let row = table.find_scopes(&ScopeQuery::Id(id), None, 1).await.unwrap().remove(0);
-        assert!(row.destroyed && row.wrapped.is_empty(), "the row stays, the wrap does not");
+        let row = get(table, 10).await;
+        assert!(row.is_destroyed() && row.wrapped.is_empty(), "the row stays, the wrap does not");
+        let put = table.put_slots(&[slot(9, 12, 1), slot(4, 10, 4)]).await.unwrap_err();
+        assert!(put.is_outage(), "whoever wrapped does it anew, and learns that the scope has ended");
+        let left = table.get_slots(&[4u8, 9].map(|n| ObjectId([n; 16]))).await.unwrap();
+        assert_eq!(left, vec![None, None], "all or none");
     }
     let again = ScopeChange::Rewrap { id, from: Epoch(5), epoch: Epoch(6), wrapped: vec![1] };
-    table.change_scopes(&[again]).await.unwrap();
-    let row_now = table.find_scopes(&ScopeQuery::Id(id), None, 1).await.unwrap().remove(0);
-    assert!(row_now.wrapped.is_empty(), "nothing revives it");
-    assert!(table.find_scopes(&ScopeQuery::Epoch(Epoch(5)), None, 9).await.unwrap().is_empty());
+    table.change_scopes(&[again, ScopeChange::Close { id }]).await.unwrap();
+    let row_now = get(table, 10).await;
+    assert!(row_now.is_destroyed() && row_now.wrapped.is_empty(), "nothing revives it");
+    assert!(find(table, &ScopeQuery::Epoch(Epoch(5)), 9).await.is_empty());
     let offered = row(20, row_now.scope.clone(), 0, 5);
     assert_eq!(table.insert_scope(&offered).await.unwrap(), row_now, "its name is taken for ever");
     table.destroy_scope(ScopeId([98; 16])).await.unwrap();
     table.destroy_scope(ScopeId([16; 16])).await.unwrap();
-    assert!(table.find_scopes(&ScopeQuery::LivingUnassigned(domain("ehr")), None, 9).await.unwrap().is_empty());
+    assert!(find(table, &ScopeQuery::LivingUnassigned(domain("ehr")), 9).await.is_empty());
+}
+
+async fn closing(table: &dyn KeyTable) {
+    let id = ScopeId([15; 16]);
+    table.put_slots(&[slot(5, 15, 5)]).await.unwrap();
+    for _ in 0..2 {
+        table.change_scopes(&[ScopeChange::Close { id }]).await.unwrap();
+        assert_eq!(get(table, 15).await.state, ScopeState::Closed);
+        assert!(table.put_slots(&[slot(6, 15, 6)]).await.unwrap_err().is_outage(), "it takes no further slot");
+    }
+    assert_eq!(table.find_slots(id, None, 9).await.unwrap(), [slot(5, 15, 5)], "and keeps those it has");
+    let moved = ScopeChange::Rewrap { id, from: Epoch(2), epoch: Epoch(6), wrapped: vec![1] };
+    table.change_scopes(&[moved]).await.unwrap();
+    assert_eq!(ids(&find(table, &ScopeQuery::Epoch(Epoch(6)), 9).await), [15], "it lives on through epochs");
+    table.put_slots(&[slot(5, 14, 5)]).await.unwrap();
+    table.destroy_scope(id).await.unwrap();
+    assert!(get(table, 15).await.is_destroyed());
+    let left = table.get_slots(&[ObjectId([5; 16])]).await.unwrap();
+    assert_eq!(left, [Some(slot(5, 14, 5))], "what moved to another scope stays");
 }
 
 async fn secrets(table: &dyn KeyTable) {
@@ -157,6 +223,11 @@ async fn secrets(table: &dyn KeyTable) {
     assert_eq!(table.secret("node", Some(b"two")).await.unwrap(), Some(b"one".to_vec()), "the first writer wins");
     assert_eq!(table.secret("node", None).await.unwrap(), Some(b"one".to_vec()));
     assert_eq!(table.secret("es256/tokens", None).await.unwrap(), None);
+    assert!(!table.replace_secret("node", b"two", b"three").await.unwrap(), "something else stands");
+    assert!(!table.replace_secret("none", b"", b"three").await.unwrap());
+    assert!(table.replace_secret("node", b"one", b"three").await.unwrap());
+    assert_eq!(table.secret("node", None).await.unwrap(), Some(b"three".to_vec()));
+    assert_eq!(table.secret("none", None).await.unwrap(), None);
 }
 
 /// Everything [`RootKeys`] promises but durability. `root` is at its first epoch.
@@ -185,7 +256,8 @@ pub async fn root_keys(root: &dyn RootKeys) {
 
     assert!(root.destroy_epoch(first).await.is_err(), "the current epoch stays");
     assert!(root.destroy_epoch(Epoch::ROOT).await.is_err(), "the root stays");
-    let second = root.begin_epoch().await.unwrap();
+    let second = root.begin_epoch(Timestamp(1_764_000_000_000)).await.unwrap();
+    assert_eq!(root.begun(second).await.unwrap(), Some(Timestamp(1_764_000_000_000)));
     assert!(second > first);
     assert_eq!(root.epochs().await.unwrap(), vec![first, second]);
     unwraps(root, first, &under_first, &keys).await;
@@ -200,7 +272,11 @@ pub async fn root_keys(root: &dyn RootKeys) {
     assert!(matches!(wrong[0], Err(VaultError::Tampered)), "no other epoch opens it");
     unwraps(root, second, &under_second, &keys).await;
     unwraps(root, Epoch::ROOT, &under_root, &keys).await;
-    assert!(root.begin_epoch().await.unwrap() > second, "epochs count up and never come again");
+    assert_eq!(root.begun(first).await.unwrap(), None);
+    assert!(
+        root.begin_epoch(Timestamp(1_764_000_000_001)).await.unwrap() > second,
+        "epochs count up and never come again"
+    );
 }
 
 async fn unwraps(root: &dyn RootKeys, epoch: Epoch, wrapped: &[Vec<u8>], expected: &[WrapItem<'_>]) {

@@ -22,6 +22,9 @@ mod error;
 mod name;
 pub mod process;
 mod random;
+mod renew;
+#[cfg(test)]
+mod renew_tests;
 mod root;
 mod scope;
 mod scopes;
@@ -32,16 +35,21 @@ mod table;
 #[cfg(test)]
 mod tests;
 mod unassigned;
+mod uses;
 mod vault;
 
 pub use error::VaultError;
 pub use name::{Kind, ObjectId, ObjectName};
-pub use root::file::{FileRoot, FileRootKeys, PassphraseCost, RootSecret};
+pub use renew::{Finality, Renewal};
+pub use root::file::{FileRoot, FileRootKeys};
 pub use root::memory::MemoryRootKeys;
+pub use root::secret::{PassphraseCost, RootSecret};
 pub use root::{Epoch, RootKeys, WrapItem};
 pub use scope::{Holder, RetentionClass, Scope, ScopeId};
 pub use slot::Slot;
-pub use table::{KeyTable, MemoryKeyTable, ScopeChange, ScopeQuery, ScopeRow};
+pub use table::{
+    KeyTable, MemoryKeyTable, ScopeChange, ScopePage, ScopeQuery, ScopeRow, ScopeState, SecretTable, slots_refused,
+};
 pub use vault::{EpochTurn, Vault, VaultOptions};
 
 /// A key of 256 bits that wipes itself.

@@ -6,7 +6,7 @@ use base::DomainName;
 
 use crate::cache::ScopeKey;
 use crate::vault::Vault;
-use crate::{Epoch, Holder, Key, Scope, ScopeChange, ScopeId, ScopeQuery, ScopeRow, VaultError, WrapItem};
+use crate::{Epoch, Holder, Key, Scope, ScopeChange, ScopeId, ScopeQuery, ScopeRow, ScopeState, VaultError, WrapItem};
 
 /// What is bound into the wrap of a scope key: all that its row claims but the use count.
 pub(crate) fn scope_aad(id: ScopeId, scope: &Scope, generation: u32, epoch: Epoch) -> Vec<u8> {
@@ -37,31 +37,46 @@ impl Vault {
     /// The key that seals for `scope` now. No IO when it is in the cache.
     pub(crate) async fn current_key(&self, scope: &Scope) -> Result<Arc<ScopeKey>, VaultError> {
         if let Some(key) = self.inner.cache.current(scope, self.inner.clock.now())
-            && key.uses_before + key.wrapping.wraps() < self.inner.options.scope_wraps_max
+            && !key.reserved.is_worn(self.inner.options.scope_wraps_max)
         {
             return Ok(key);
         }
         let ticket = self.inner.cache.ticket();
-        let rows = self.inner.table.find_scopes(&ScopeQuery::Scope(scope.clone()), None, GENERATIONS_MAX).await?;
-        // What was destroyed stays destroyed: a scope with one destroyed generation gives out no further key.
-        if rows.iter().any(|row| row.destroyed) {
-            return Err(VaultError::Destroyed);
-        }
-        let newest = rows.into_iter().max_by_key(|row| row.generation);
-        let row = match newest {
-            Some(row) if !self.is_used_up(&row) => row,
-            Some(row) => self.make_scope(scope, row.generation + 1).await?,
-            None => self.make_scope(scope, 0).await?,
-        };
+        let row = self.current_row(scope).await?;
         let key = Arc::new(self.unwrap_scope(row).await?);
         self.inner.cache.put(ticket, key.clone(), true);
         Ok(key)
     }
 
-    fn is_used_up(&self, row: &ScopeRow) -> bool {
-        let now = self.inner.clock.now();
-        let in_memory = self.inner.cache.get(row.id, now).map_or(0, |key| key.uses_before + key.wrapping.wraps());
-        row.uses.max(in_memory) >= self.inner.options.scope_wraps_max
+    /// The row of the generation that seals now, made where there is none.
+    pub(crate) async fn current_row(&self, scope: &Scope) -> Result<ScopeRow, VaultError> {
+        let rows = self.generations(scope).await?;
+        let worn = |row: &ScopeRow| self.inner.uses.of(row.id, row.uses).is_worn(self.inner.options.scope_wraps_max);
+        match rows.into_iter().next_back() {
+            Some(row) if row.state == ScopeState::Closed || worn(&row) => {
+                self.make_scope(scope, row.generation + 1).await
+            }
+            Some(row) => Ok(row),
+            None => self.make_scope(scope, 0).await,
+        }
+    }
+
+    /// All generations of a scope that still gives out keys, oldest first.
+    ///
+    /// What was destroyed stays destroyed: a record or a door's scope with one destroyed generation has ended. A shared
+    /// scope is renewed by destroying generations before its newest; it has ended when that one is gone.
+    pub(crate) async fn generations(&self, scope: &Scope) -> Result<Vec<ScopeRow>, VaultError> {
+        let page = self.inner.table.find_scopes(&ScopeQuery::Scope(scope.clone()), None, GENERATIONS_MAX).await?;
+        if !page.damaged.is_empty() {
+            return Err(VaultError::Tampered);
+        }
+        let mut rows = page.rows;
+        rows.sort_by_key(|row| row.generation);
+        let ended = match scope.holder {
+            Holder::Shared => rows.last().is_some_and(ScopeRow::is_destroyed),
+            Holder::Record(_) | Holder::Unassigned(_) => rows.iter().any(ScopeRow::is_destroyed),
+        };
+        if ended { Err(VaultError::Destroyed) } else { Ok(rows) }
     }
 
     /// The key with this id, for opening. No IO when it is in the cache.
@@ -78,10 +93,11 @@ impl Vault {
     }
 
     pub(crate) async fn find_scope(&self, id: ScopeId) -> Result<Option<ScopeRow>, VaultError> {
-        Ok(self.inner.table.find_scopes(&ScopeQuery::Id(id), None, 1).await?.pop())
+        let mut page = self.inner.table.find_scopes(&ScopeQuery::Id(id), None, 1).await?;
+        if page.damaged.is_empty() { Ok(page.rows.pop()) } else { Err(VaultError::Tampered) }
     }
 
-    async fn make_scope(&self, scope: &Scope, generation: u32) -> Result<ScopeRow, VaultError> {
+    pub(crate) async fn make_scope(&self, scope: &Scope, generation: u32) -> Result<ScopeRow, VaultError> {
         let id = ScopeId(*self.inner.random.bytes::<16>());
         let key = self.inner.random.bytes::<32>();
         // Held until the row is stored: no turn of the epoch may overtake it.
@@ -95,23 +111,31 @@ impl Vault {
             generation,
             epoch: *epoch,
             wrapped,
-            uses: 0,
+            uses: self.inner.uses.first_block(),
             created: self.inner.clock.now(),
-            destroyed: false,
+            state: ScopeState::Living,
         };
-        self.inner.table.insert_scope(&row).await
+        let stands = self.inner.table.insert_scope(&row).await?;
+        if stands.id == id {
+            self.inner.uses.begin(id);
+        }
+        Ok(stands)
     }
 
-    async fn unwrap_scope(&self, mut row: ScopeRow) -> Result<ScopeKey, VaultError> {
+    async fn unwrap_scope(&self, row: ScopeRow) -> Result<ScopeKey, VaultError> {
+        let (row, key) = self.raw_scope_key(row).await?;
+        let reserved = self.inner.uses.of(row.id, row.uses);
+        Ok(ScopeKey::new(row.id, row.scope, &key, reserved, self.inner.clock.now()))
+    }
+
+    /// The key itself, with the row as it stands now.
+    pub(crate) async fn raw_scope_key(&self, mut row: ScopeRow) -> Result<(ScopeRow, Key), VaultError> {
         loop {
-            if row.destroyed {
+            if row.is_destroyed() {
                 return Err(VaultError::Destroyed);
             }
             match self.unwrap_row(&row).await {
-                Ok(key) => {
-                    let now = self.inner.clock.now();
-                    return Ok(ScopeKey::new(row.id, row.scope, &key, row.uses, now));
-                }
+                Ok(key) => return Ok((row, key)),
                 // The epoch may have turned between the read and the unwrap: look again, as long as it moved on.
                 Err(VaultError::Destroyed) => match self.find_scope(row.id).await? {
                     Some(again) if again.epoch > row.epoch => row = again,
@@ -129,49 +153,62 @@ impl Vault {
         plain.as_slice().try_into().map(Key::new).map_err(|_| VaultError::Tampered)
     }
 
-    pub(crate) async fn count_uses(&self, key: &ScopeKey, add: u64) -> Result<(), VaultError> {
-        self.inner.table.change_scopes(&[ScopeChange::Use { id: key.id, add }]).await
+    /// Counts a block of wraps before they are made.
+    pub(crate) async fn reserve_uses(&self, key: &ScopeKey) -> Result<(), VaultError> {
+        let block = key.reserved.next_block();
+        self.inner.table.change_scopes(&[ScopeChange::Use { id: key.id, add: block }]).await?;
+        key.reserved.add(block, self.inner.uses.block_max());
+        Ok(())
     }
 
     /// Destroys one scope key. When this returns no object of it opens on this node, and its slots are gone from the
-    /// table; backups of the table hold it until the epoch has turned ([`Vault::turn_epoch`]).
+    /// table and its files; backups of the table hold it until the epoch has turned ([`Vault::finality`]).
     pub async fn destroy_scope(&self, id: ScopeId) -> Result<(), VaultError> {
         // Out of the cache first, so that nothing opens while the table is at work; and after it once more, for a
         // reader that came between.
         self.inner.cache.destroy(id);
         let done = self.inner.table.destroy_scope(id).await;
         self.inner.cache.destroy(id);
+        self.inner.uses.forget(id);
         done
     }
 
-    /// Destroys every scope of a holder: all retention classes, years and generations. Returns how many there were
-    /// that still lived.
+    /// Destroys every scope of a holder: all retention classes, years and generations, damaged ones too. Returns how
+    /// many there were that still lived. A key that somebody makes meanwhile is destroyed as well.
     pub async fn destroy_holder(&self, domain: &DomainName, holder: Holder) -> Result<u64, VaultError> {
         let mut destroyed = 0;
-        for row in self.scopes_of(domain, holder).await? {
-            if !row.destroyed {
-                self.destroy_scope(row.id).await?;
+        loop {
+            let (rows, damaged) = self.all_scopes(&ScopeQuery::Holder(domain.clone(), holder)).await?;
+            let living = rows.iter().filter(|row| !row.is_destroyed()).map(|row| row.id);
+            let ids: Vec<ScopeId> = living.chain(damaged).collect();
+            if ids.is_empty() {
+                return Ok(destroyed);
+            }
+            for id in ids {
+                self.destroy_scope(id).await?;
                 destroyed += 1;
             }
         }
-        Ok(destroyed)
     }
 
-    /// The scopes of a holder, destroyed ones too. What a certificate of erasure lists.
+    /// The scopes of a holder, destroyed ones too. What a certificate of erasure lists. A row that cannot be read is an
+    /// error: the list would not be whole.
     pub async fn scopes_of(&self, domain: &DomainName, holder: Holder) -> Result<Vec<ScopeRow>, VaultError> {
-        self.all_scopes(&ScopeQuery::Holder(domain.clone(), holder)).await
+        let (rows, damaged) = self.all_scopes(&ScopeQuery::Holder(domain.clone(), holder)).await?;
+        if damaged.is_empty() { Ok(rows) } else { Err(VaultError::Tampered) }
     }
 
-    pub(crate) async fn all_scopes(&self, query: &ScopeQuery) -> Result<Vec<ScopeRow>, VaultError> {
-        let page = self.batch_max();
-        let mut rows: Vec<ScopeRow> = Vec::new();
+    pub(crate) async fn all_scopes(&self, query: &ScopeQuery) -> Result<(Vec<ScopeRow>, Vec<ScopeId>), VaultError> {
+        let (mut rows, mut damaged) = (Vec::new(), Vec::new());
+        let mut after: Option<Vec<u8>> = None;
         loop {
-            let after = rows.last().map(|row| row.id);
-            let more = self.inner.table.find_scopes(query, after, page).await?;
-            if more.is_empty() {
-                return Ok(rows);
+            let page = self.inner.table.find_scopes(query, after.as_deref(), self.batch_max()).await?;
+            rows.extend(page.rows);
+            damaged.extend(page.damaged);
+            after = page.next;
+            if after.is_none() {
+                return Ok((rows, damaged));
             }
-            rows.extend(more);
         }
     }
 

@@ -10,14 +10,14 @@ use proptest::prelude::*;
 use crate::stream::{CHUNK_BYTES, sealed_len};
 use crate::*;
 
-struct World {
-    vault: Vault,
-    root: Arc<MemoryRootKeys>,
-    table: Arc<MemoryKeyTable>,
-    clock: ManualClock,
+pub(crate) struct World {
+    pub(crate) vault: Vault,
+    pub(crate) root: Arc<MemoryRootKeys>,
+    pub(crate) table: Arc<MemoryKeyTable>,
+    pub(crate) clock: ManualClock,
 }
 
-fn run<T>(future: impl Future<Output = T>) -> T {
+pub(crate) fn run<T>(future: impl Future<Output = T>) -> T {
     tokio::runtime::Builder::new_current_thread().build().unwrap().block_on(future)
 }
 
@@ -25,7 +25,7 @@ fn options() -> VaultOptions {
     VaultOptions { batch_max: 3, ..VaultOptions::default() }
 }
 
-async fn world() -> World {
+pub(crate) async fn world() -> World {
     let root = Arc::new(MemoryRootKeys::new(Arc::new(SeededEntropy::new(1))));
     let table = Arc::new(MemoryKeyTable::new());
     let clock = ManualClock::at(1_764_000_000_000);
@@ -33,16 +33,21 @@ async fn world() -> World {
     World { vault, root, table, clock }
 }
 
-async fn open(root: &Arc<MemoryRootKeys>, table: Arc<dyn KeyTable>, clock: &ManualClock, seed: u64) -> Vault {
+pub(crate) async fn open(
+    root: &Arc<MemoryRootKeys>,
+    table: Arc<dyn KeyTable>,
+    clock: &ManualClock,
+    seed: u64,
+) -> Vault {
     let entropy = Arc::new(SeededEntropy::new(seed));
     Vault::open_with(root.clone(), table, Arc::new(clock.clone()), entropy, options()).await.unwrap()
 }
 
-fn ehr() -> DomainName {
+pub(crate) fn ehr() -> DomainName {
     DomainName::parse("ehr").unwrap()
 }
 
-fn patient(n: u32) -> Scope {
+pub(crate) fn patient(n: u32) -> Scope {
     Scope {
         domain: ehr(),
         holder: Holder::Record(Ordinal(n)),
@@ -51,11 +56,11 @@ fn patient(n: u32) -> Scope {
     }
 }
 
-fn name<'a>(domain: &'a DomainName, id: &'a [u8]) -> ObjectName<'a> {
+pub(crate) fn name<'a>(domain: &'a DomainName, id: &'a [u8]) -> ObjectName<'a> {
     ObjectName { domain, kind: Kind::Resource, id, version: 3 }
 }
 
-fn is_destroyed<T>(result: Result<T, VaultError>) -> bool {
+pub(crate) fn is_destroyed<T>(result: Result<T, VaultError>) -> bool {
     matches!(result, Err(VaultError::Destroyed))
 }
 
@@ -232,12 +237,10 @@ impl KeyTable for Failing {
     async fn delete_slots(&self, objects: &[ObjectId]) -> Result<(), VaultError> {
         self.inner.delete_slots(objects).await
     }
-    async fn find_scopes(
-        &self,
-        query: &ScopeQuery,
-        after: Option<ScopeId>,
-        max: usize,
-    ) -> Result<Vec<ScopeRow>, VaultError> {
+    async fn find_slots(&self, scope: ScopeId, after: Option<ObjectId>, max: usize) -> Result<Vec<Slot>, VaultError> {
+        self.inner.find_slots(scope, after, max).await
+    }
+    async fn find_scopes(&self, query: &ScopeQuery, after: Option<&[u8]>, max: usize) -> Result<ScopePage, VaultError> {
         self.inner.find_scopes(query, after, max).await
     }
     async fn insert_scope(&self, row: &ScopeRow) -> Result<ScopeRow, VaultError> {
@@ -255,8 +258,15 @@ impl KeyTable for Failing {
     async fn destroy_scope(&self, id: ScopeId) -> Result<(), VaultError> {
         self.inner.destroy_scope(id).await
     }
+}
+
+#[async_trait]
+impl SecretTable for Failing {
     async fn secret(&self, name: &str, first: Option<&[u8]>) -> Result<Option<Vec<u8>>, VaultError> {
         self.inner.secret(name, first).await
+    }
+    async fn replace_secret(&self, name: &str, from: &[u8], to: &[u8]) -> Result<bool, VaultError> {
+        self.inner.replace_secret(name, from, to).await
     }
 }
 

@@ -58,7 +58,8 @@ impl Vault {
 
     /// The generations of the domain whose keys live, in ascending order.
     pub async fn living_unassigned(&self, domain: &DomainName) -> Result<Vec<u64>, VaultError> {
-        let rows = self.all_scopes(&ScopeQuery::LivingUnassigned(domain.clone())).await?;
+        // A damaged row is not retired: `Vault::turn_epoch` tells of it.
+        let (rows, _) = self.all_scopes(&ScopeQuery::LivingUnassigned(domain.clone())).await?;
         let mut numbers: Vec<u64> = rows
             .iter()
             .filter_map(|row| match row.scope.holder {

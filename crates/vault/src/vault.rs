@@ -4,7 +4,6 @@
 use std::collections::HashMap;
 use std::fmt;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
 
 use base::{Clock, Entropy};
 
@@ -13,6 +12,7 @@ use crate::cache::{Cache, CacheLimits, ScopeKey};
 use crate::name::Form;
 use crate::random::Random;
 use crate::unassigned::Generations;
+use crate::uses::Reservations;
 use crate::{Epoch, Key, KeyTable, ObjectId, ObjectName, Plain, RootKeys, Scope, ScopeId, Slot, VaultError};
 
 /// Limits of a vault, with defaults for a hospital's node.
@@ -24,7 +24,7 @@ pub struct VaultOptions {
     pub cached_key_ttl_ms: i64,
     /// And after so many uses.
     pub cached_key_uses_max: u64,
-    /// A scope gets a further key after about so many wraps; far below the 2^32 of SP 800-38D §8.3.
+    /// A scope gets a further key after so many wraps; far below the 2^32 of SP 800-38D §8.3.
     pub scope_wraps_max: u64,
     /// The unassigned scope rolls after so many appends,
     pub unassigned_uses_max: u64,
@@ -46,7 +46,7 @@ impl Default for VaultOptions {
             unassigned_uses_max: 1 << 20,
             unassigned_ttl_ms: 3_600_000,
             unassigned_grace_ms: 600_000,
-            batch_max: 1_000,
+            batch_max: 16_384,
         }
     }
 }
@@ -57,6 +57,11 @@ pub struct EpochTurn {
     pub current: Epoch,
     pub destroyed: Vec<Epoch>,
     pub scopes_rewrapped: u64,
+    /// Scopes whose rows cannot be read or unwrapped. The old epochs that wrap them are kept, so that a backup of the
+    /// row still opens, until somebody restores the row or gives it up ([`Vault::destroy_scope`]).
+    pub damaged: Vec<ScopeId>,
+    /// The old epochs kept for them.
+    pub kept: Vec<Epoch>,
 }
 
 /// The keys of a node. One per process and key table: a turn of the epoch relies on it.
@@ -79,7 +84,9 @@ pub(crate) struct Inner {
     pub(crate) turning: tokio::sync::Mutex<()>,
     pub(crate) unassigned: Generations,
     pub(crate) node_secret: Key,
-    wraps: AtomicU64,
+    pub(crate) uses: Reservations,
+    /// One renewal of a scope at a time.
+    pub(crate) renewing: tokio::sync::Mutex<()>,
 }
 
 impl fmt::Debug for Vault {
@@ -87,9 +94,6 @@ impl fmt::Debug for Vault {
         f.write_str("Vault(..)")
     }
 }
-
-/// One wrap in so many is written down, and counts for as many.
-const COUNT_EVERY: u64 = 1 << 16;
 
 impl Vault {
     pub async fn open(
@@ -126,7 +130,8 @@ impl Vault {
             turning: tokio::sync::Mutex::new(()),
             unassigned: Generations::default(),
             node_secret,
-            wraps: AtomicU64::new(0),
+            uses: Reservations::new(options.scope_wraps_max),
+            renewing: tokio::sync::Mutex::new(()),
             options,
         };
         Ok(Vault { inner: Arc::new(inner) })
@@ -273,8 +278,7 @@ impl Vault {
     }
 
     pub(crate) async fn unwrap(&self, slot: &Slot) -> Result<Key, VaultError> {
-        let scope_key = self.key_by_id(slot.scope).await?;
-        scope_key.wrapping.unwrap(&Slot::aad(slot.object, slot.scope), &slot.wrapped)
+        self.key_by_id(slot.scope).await?.unwrap(slot)
     }
 
     pub(crate) async fn fresh_key(&self, scope: &Scope) -> Result<(ObjectId, Key, Slot), VaultError> {
@@ -293,10 +297,10 @@ impl Vault {
         key: &[u8; 32],
         nonce: [u8; 12],
     ) -> Result<Slot, VaultError> {
-        let wrapped = scope_key.wrapping.wrap(nonce, &Slot::aad(object, scope_key.id), key)?;
-        if self.inner.wraps.fetch_add(1, Ordering::Relaxed) % COUNT_EVERY == COUNT_EVERY - 1 {
-            self.count_uses(scope_key, COUNT_EVERY).await?;
+        while !scope_key.reserved.take() {
+            self.reserve_uses(scope_key).await?;
         }
+        let wrapped = scope_key.wrapping.wrap(nonce, &Slot::aad(object, scope_key.id), key)?;
         Ok(Slot { object, scope: scope_key.id, wrapped })
     }
 }

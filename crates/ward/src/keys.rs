@@ -27,10 +27,10 @@ pub async fn open_vault(
     let doing = "opening the keys";
     let root = file_root(config)?;
     let keys = {
-        let entropy = entropy.clone();
+        let (entropy, now) = (entropy.clone(), clock.now());
         // Argon2id takes its time.
         tokio::task::spawn_blocking(move || match FileRootKeys::open(&root, entropy.clone()) {
-            Err(VaultError::NotInitialised) => FileRootKeys::init(&root, entropy),
+            Err(VaultError::NotInitialised) => FileRootKeys::init(&root, entropy, now),
             other => other,
         })
         .await
@@ -40,7 +40,10 @@ pub async fn open_vault(
     let vault =
         Vault::open(Arc::new(keys), table, clock, entropy).await.map_err(|error| failed(doing)(error.to_string()))?;
     // A turn of the epoch that a crash cut short goes on now.
-    vault.finish_turn().await.map_err(|error| failed(doing)(error.to_string()))?;
+    let turn = vault.finish_turn().await.map_err(|error| failed(doing)(error.to_string()))?;
+    if !turn.damaged.is_empty() {
+        tracing::error!(scopes = turn.damaged.len(), "scope keys are damaged: their old epoch keys are kept");
+    }
     Ok(vault)
 }
 

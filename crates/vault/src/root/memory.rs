@@ -4,11 +4,11 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use async_trait::async_trait;
-use base::Entropy;
+use base::{Entropy, Timestamp};
 use parking_lot::Mutex;
 
 use crate::random::Random;
-use crate::root::ring::Ring;
+use crate::root::ring::{Keys, Ring};
 use crate::{Epoch, Plain, RootKeys, VaultError, WrapItem};
 
 pub struct MemoryRootKeys {
@@ -20,7 +20,7 @@ pub struct MemoryRootKeys {
 impl MemoryRootKeys {
     pub fn new(entropy: Arc<dyn Entropy>) -> Self {
         let random = Random::new(entropy);
-        let ring = Ring::first(&random.bytes::<32>(), &random);
+        let ring = Ring::new(Keys::first(&random, Timestamp(0)));
         MemoryRootKeys { ring: Mutex::new(ring), random, down: AtomicBool::new(false) }
     }
 
@@ -43,9 +43,13 @@ impl RootKeys for MemoryRootKeys {
         Ok(self.up()?.epochs())
     }
 
-    async fn begin_epoch(&self) -> Result<Epoch, VaultError> {
+    async fn begun(&self, epoch: Epoch) -> Result<Option<Timestamp>, VaultError> {
+        Ok(self.up()?.begun(epoch).filter(|at| at.0 != 0))
+    }
+
+    async fn begin_epoch(&self, now: Timestamp) -> Result<Epoch, VaultError> {
         let mut ring = self.up()?;
-        let keys = ring.grown(&self.random);
+        let keys = ring.keys().grown(&self.random, now);
         ring.replace(keys);
         Ok(ring.current())
     }
@@ -60,7 +64,8 @@ impl RootKeys for MemoryRootKeys {
 
     async fn destroy_epoch(&self, epoch: Epoch) -> Result<(), VaultError> {
         let mut ring = self.up()?;
-        if let Some(keys) = ring.without(epoch)? {
+        let keys = ring.keys().without(epoch)?;
+        if let Some(keys) = keys {
             ring.replace(keys);
         }
         Ok(())

@@ -2,14 +2,20 @@
 //!
 //! Never here: scope keys at rest (see `table`), the turn of an epoch (see `epoch`).
 
+#[cfg(test)]
+mod crash_tests;
+mod durable;
 pub mod file;
+#[cfg(test)]
+mod file_tests;
 pub mod memory;
-
 mod ring;
+pub mod secret;
 
 use std::fmt;
 
 use async_trait::async_trait;
+use base::Timestamp;
 
 use crate::{Plain, VaultError};
 
@@ -42,8 +48,11 @@ pub trait RootKeys: Send + Sync {
     /// The living epochs in ascending order, never none; the last is the current one.
     async fn epochs(&self) -> Result<Vec<Epoch>, VaultError>;
 
+    /// When a living epoch began; `None` where that was not noted.
+    async fn begun(&self, epoch: Epoch) -> Result<Option<Timestamp>, VaultError>;
+
     /// Begins the next epoch with a fresh random key. When this returns it survives a crash and is the current one.
-    async fn begin_epoch(&self) -> Result<Epoch, VaultError>;
+    async fn begin_epoch(&self, now: Timestamp) -> Result<Epoch, VaultError>;
 
     /// Wraps under a living epoch or [`Epoch::ROOT`], in the order given; all or an error. A destroyed or unknown
     /// epoch is [`VaultError::Destroyed`].
@@ -53,7 +62,7 @@ pub trait RootKeys: Send + Sync {
     /// ([`VaultError::Tampered`] where it does not fit). A destroyed or unknown epoch is [`VaultError::Destroyed`].
     async fn unwrap(&self, epoch: Epoch, items: &[WrapItem<'_>]) -> Result<Vec<Result<Plain, VaultError>>, VaultError>;
 
-    /// When this returns nothing that was wrapped under the epoch can be unwrapped again, also after a crash. Refused
-    /// for the current epoch and for the root. Again is no error.
+    /// When this returns nothing that was wrapped under the epoch can be unwrapped again, also after a crash, and the bytes of
+    /// its key are overwritten. Refused for the current epoch and for the root. Again is no error.
     async fn destroy_epoch(&self, epoch: Epoch) -> Result<(), VaultError>;
 }
