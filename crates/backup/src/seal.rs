@@ -10,7 +10,7 @@ use aws_lc_rs::aead::{AES_256_GCM, Aad, LessSafeKey, NONCE_LEN, Nonce, UnboundKe
 use aws_lc_rs::digest::{Context, SHA256};
 use aws_lc_rs::hkdf::{HKDF_SHA256, KeyType, Salt};
 use base::{Clock, Entropy};
-use vault::{KeyTable, MemoryKeyTable, RootKeys, Vault};
+use vault::{KeyTable, MemoryKeyTable, RootKeys, SecretTable, Vault};
 use zeroize::Zeroizing;
 
 use crate::error::{BackupError, Result};
