@@ -4,6 +4,7 @@
 #![allow(clippy::print_stderr)] // The tally of what was done.
 
 mod mutate;
+mod reader;
 mod records;
 
 use std::collections::BTreeMap;
