@@ -16,6 +16,8 @@ const SECTOR: u64 = 512;
 const NOTE_BYTES_MAX: u32 = note::NOTE_BYTES_MAX as u32;
 /// No writer makes longer ones. One frame is held in memory.
 const BODY_BYTES_MAX: u32 = 1 << 31;
+/// How often a place where a frame may be half written is looked at again.
+const LOOKS: u32 = 10;
 /// What is read at once.
 const WINDOW: usize = 1 << 20;
 
@@ -32,12 +34,24 @@ pub(crate) struct Walk<'a> {
     newest: Option<(String, PathBuf, u64)>,
 }
 
+/// What is at the end of the last segment.
+enum End {
+    Clean,
+    /// A whole frame, written meanwhile.
+    Whole,
+    /// A frame that nothing was acknowledged of; the first byte that is not zero.
+    Torn(u64),
+    Changed(&'static str),
+}
+
 /// The fixed part of a frame.
 #[derive(Clone, Copy)]
 struct Header {
     body: u32,
     note: u32,
     entries: u32,
+    /// Sectors of the frame that hold nothing but zeros.
+    zeros: u32,
     sequence: u64,
     first: u64,
     previous: Hash,
@@ -212,8 +226,20 @@ impl<'a> Walk<'a> {
         }
     }
 
-    /// The header of a frame whose bytes have its hash and whose padding is zero.
+    /// A frame whose header, body and padding are right.
     fn read_frame(segment: &mut Segment<'_>, offset: u64) -> io::Result<Option<Header>> {
+        let Some(header) = Self::read_header(segment, offset)? else { return Ok(None) };
+        if header.end(offset) > segment.bytes {
+            return Ok(None);
+        }
+        let frame = segment.slice(offset, (header.end(offset) - offset) as usize)?;
+        let (body, padding) = frame[FRAME_HEADER as usize..].split_at(header.body as usize);
+        let is_right = Sha256::digest(body)[..] == header.body_hash;
+        Ok((is_right && padding.iter().all(|byte| *byte == 0)).then_some(header))
+    }
+
+    /// The header of a frame, if it proves itself.
+    fn read_header(segment: &mut Segment<'_>, offset: u64) -> io::Result<Option<Header>> {
         if offset + FRAME_HEADER > segment.bytes {
             return Ok(None);
         }
@@ -222,21 +248,16 @@ impl<'a> Walk<'a> {
             body: be32(&bytes[8..]),
             note: be32(&bytes[12..]),
             entries: be32(&bytes[16..]),
+            zeros: be32(&bytes[20..]),
             sequence: be64(&bytes[24..]),
             first: be64(&bytes[32..]),
             previous: hash_at(bytes, 40),
             body_hash: hash_at(bytes, 72),
             hash: hash_at(bytes, 104),
         };
-        let is_sane = bytes.starts_with(b"WMFRAME1") && Sha256::digest(&bytes[..104])[..] == header.hash;
+        let is_right = bytes.starts_with(b"WMFRAME1") && Sha256::digest(&bytes[..104])[..] == header.hash;
         let is_short = header.body <= BODY_BYTES_MAX && header.note <= header.body.min(NOTE_BYTES_MAX);
-        if !is_sane || header.entries == 0 || !is_short || header.end(offset) > segment.bytes {
-            return Ok(None);
-        }
-        let frame = segment.slice(offset, (header.end(offset) - offset) as usize)?;
-        let (body, padding) = frame[FRAME_HEADER as usize..].split_at(header.body as usize);
-        let is_right = Sha256::digest(body)[..] == header.body_hash;
-        Ok((is_right && padding.iter().all(|byte| *byte == 0)).then_some(header))
+        Ok((is_right && is_short && header.entries > 0).then_some(header))
     }
 
     fn entries(
@@ -272,8 +293,8 @@ impl<'a> Walk<'a> {
         Ok(())
     }
 
-    /// What follows the last whole frame of a segment: nothing, or in the last segment zeros or an unfinished frame.
-    /// Whether frames were written there meanwhile.
+    /// What follows the last whole frame of a segment: nothing, or in the last segment zeros or a torn frame. Whether
+    /// frames were written there meanwhile.
     fn rest(
         &mut self,
         segment: &mut Segment<'_>,
@@ -289,31 +310,70 @@ impl<'a> Walk<'a> {
             let what = "a frame is broken: a closed segment must end with a whole frame";
             return Err(Stop::tampered(what, &path, Some(end)));
         }
-        let Some(dirty) = self.first_dirty_byte(segment, end).map_err(Stop::io(&path))? else {
-            return Ok(false);
-        };
+        let size = log.tree.size();
+        for attempt in 0.. {
+            match self.judge(segment, end, size).map_err(Stop::io(&path))? {
+                End::Clean => return Ok(false),
+                End::Whole => return Ok(true),
+                End::Torn(dirty) => {
+                    log.report.notes.push(format!(
+                        "`{}` has bytes after the last whole frame, from {dirty} on: a frame being written or torn by a \
+                         power cut; they are outside the log and acknowledged by nothing in it",
+                        path.display()
+                    ));
+                    return Ok(false);
+                }
+                // Beside a writer a frame may be half there yet: look again before it is called changed.
+                End::Changed(_) if attempt < LOOKS && self.source.wait() => segment.refresh(),
+                End::Changed(what) => return Err(Stop::tampered(what, &path, Some(end))),
+            }
+        }
+        Ok(false)
+    }
+
+    /// docs/log-format.md, "Torn or changed".
+    fn judge(&self, segment: &mut Segment<'_>, end: u64, size: u64) -> io::Result<End> {
+        let Some(dirty) = self.first_dirty_byte(segment, end)? else { return Ok(End::Clean) };
+        if self.whole_frame(segment, end)?.is_some() {
+            return Ok(End::Whole);
+        }
+        let header = Self::read_header(segment, end)?.filter(|header| {
+            header.sequence == self.sequence && header.first == size && header.previous == self.previous
+        });
+        if let Some(header) = header {
+            let after = header.end(end);
+            if self.first_dirty_byte(segment, after)?.is_some() {
+                return Ok(End::Changed("a frame is broken though something follows: it had been made durable"));
+            }
+            return Ok(match Self::zero_sectors(segment, end, after)? > u64::from(header.zeros) {
+                true => End::Torn(dirty),
+                false => End::Changed("the last frame was changed: all of it was written, and it has not its hash"),
+            });
+        }
+        if dirty < end + SECTOR && segment.bytes >= end + SECTOR {
+            return Ok(End::Changed("the last frame was changed: a torn one begins as it was meant, or with zeros"));
+        }
         let mut at = end + SECTOR;
         while at < segment.bytes {
-            let frame = self.whole_frame(segment, at).map_err(Stop::io(&path))?;
+            let frame = self.whole_frame(segment, at)?;
             if let Some(header) = frame.filter(|header| header.sequence > self.sequence)
-                && self.is_signed(segment, at, header).map_err(Stop::io(&path))?
+                && self.is_signed(segment, at, header)?
             {
-                // Beside a writer the one between may have been read before it was written; now it is there.
-                segment.refresh();
-                if self.whole_frame(segment, end).map_err(Stop::io(&path))?.is_some() {
-                    return Ok(true);
-                }
-                let what = "a frame is broken though whole ones follow";
-                return Err(Stop::tampered(what, &path, Some(end)));
+                return Ok(End::Changed("a frame is broken though whole ones follow"));
             }
             at += SECTOR;
         }
-        log.report.notes.push(format!(
-            "`{}` has bytes after the last whole frame, from {dirty} on: a frame being written or cut off by a crash; \
-             they are outside the log and acknowledged by nothing in it",
-            path.display()
-        ));
-        Ok(false)
+        Ok(End::Torn(dirty))
+    }
+
+    /// Sectors from `from` to `to` that hold nothing but zeros, or lie beyond the end of the file.
+    fn zero_sectors(segment: &mut Segment<'_>, from: u64, to: u64) -> io::Result<u64> {
+        let mut zeros = 0;
+        for at in (from..to).step_by(SECTOR as usize) {
+            let n = SECTOR.min(segment.bytes.saturating_sub(at)) as usize;
+            zeros += u64::from(n == 0 || segment.slice(at, n)?.iter().all(|byte| *byte == 0));
+        }
+        Ok(zeros)
     }
 
     fn is_signed(&self, segment: &mut Segment<'_>, offset: u64, header: Header) -> io::Result<bool> {

@@ -6,12 +6,17 @@ use std::io;
 use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::time::Duration;
 
 /// A tree of files.
 pub trait Source: Sync {
     /// The names in a folder; none when it is not there.
     fn list(&self, folder: &Path) -> io::Result<Vec<String>>;
     fn open(&self, file: &Path) -> io::Result<Box<dyn Blob + '_>>;
+    /// Gives a writer a moment; `false` where nothing can change.
+    fn wait(&self) -> bool {
+        false
+    }
 }
 
 /// One open file.
@@ -53,6 +58,11 @@ impl Source for Disk {
             return Err(io::Error::new(io::ErrorKind::InvalidInput, "it is not a file"));
         }
         Ok(Box::new(File::open(file)?))
+    }
+
+    fn wait(&self) -> bool {
+        std::thread::sleep(Duration::from_millis(20));
+        true
     }
 }
 

@@ -269,6 +269,53 @@ fn zeros_ahead_and_an_unfinished_frame_are_outside_the_log() {
     assert!(report.is_whole() && report.size == sample.size && report.notes.len() == 1, "{}", report.text());
 }
 
+/// docs/log-format.md, "Torn or changed": in a last frame that no published checkpoint covers.
+#[test]
+fn a_torn_last_frame_is_told_from_a_changed_one() {
+    let sample = sample();
+    let last = segments(&sample.files).pop().unwrap();
+    let frame = *frames(&sample.files[&last]).last().unwrap();
+    assert!(frame.next() - frame.at >= 1_024, "the last frame has two sectors");
+    type Change<'a> = &'a dyn Fn(&mut Vec<u8>);
+    let judge = |change: Change| {
+        let mut files = sample.files.clone();
+        files.insert("checkpoint".into(), sample.older[Path::new("checkpoint")].clone());
+        change(Arc::make_mut(files.get_mut(&last).unwrap()));
+        sample.verify(&files, false)
+    };
+    let second = frame.at + 512;
+    let torn: [Change; 4] = [
+        &|bytes| bytes[second..second + 512].fill(0),
+        &|bytes| bytes[frame.at..second].fill(0),
+        &|bytes| bytes.truncate(second),
+        &|bytes| bytes.truncate(frame.at + 100),
+    ];
+    for change in torn {
+        let report = judge(change);
+        assert!(
+            report.is_whole() && report.size < 320 && report.text().contains("torn by a power cut"),
+            "{}",
+            report.text()
+        );
+    }
+    let changed: [(Change, &str); 4] = [
+        (&|bytes| bytes[second + 7] ^= 1, "all of it was written"),
+        (&|bytes| bytes[frame.at + 30] ^= 1, "begins as it was meant"),
+        (&|bytes| bytes[frame.at..frame.at + 8].fill(0), "begins as it was meant"),
+        (
+            &|bytes| {
+                bytes[second..second + 512].fill(0);
+                bytes.extend([0, 1]);
+            },
+            "had been made durable",
+        ),
+    ];
+    for (change, words) in changed {
+        let report = judge(change);
+        assert!(matches!(&report.outcome, Outcome::Tampered(found) if found.what.contains(words)), "{}", report.text());
+    }
+}
+
 #[test]
 fn the_verifier_agrees_with_a_log_that_is_being_written() {
     let dir = tempfile::tempdir().unwrap();
