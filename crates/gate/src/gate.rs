@@ -14,6 +14,8 @@ use crate::audit::follow::AuditFollower;
 use crate::audit::log::AuditLog;
 use crate::audit::reader::AuditReader;
 use crate::audit::record::{AuditRecord, Outcome};
+use crate::audit::records::AuditRecords;
+use crate::audit::target::AuditStore;
 use crate::cache::Cache;
 use crate::caller::{Caller, Directory, Origin, PrincipalRecord};
 use crate::emergency::Emergencies;
@@ -243,6 +245,11 @@ impl Gate {
     /// A reader over all targets that the follower compares.
     pub fn audit_reader(&self, follower: AuditFollower) -> AuditReader {
         AuditReader::new(follower, self.0.audit.clone(), self.0.clock.clone())
+    }
+
+    /// Whole records of the first audit target that is there, for renderings and shipping.
+    pub fn audit_records(&self, stores: Vec<Arc<dyn AuditStore>>) -> AuditRecords {
+        AuditRecords::new(stores, self.0.audit.clone(), self.0.clock.clone())
     }
 
     pub fn audit(&self) -> &AuditLog {

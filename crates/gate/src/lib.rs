@@ -31,6 +31,7 @@ pub use audit::ledger::LogTarget;
 pub use audit::log::AuditLog;
 pub use audit::reader::{AccessLine, AuditFilter, AuditPage, AuditReadError, AuditReader, Period};
 pub use audit::record::{AuditRecord, BadRecord, Outcome};
+pub use audit::records::{AuditRecords, FoundRecord, RecordPage, Span};
 pub use audit::target::{
     AuditSource, AuditStore, AuditTarget, AuditUnavailable, MemoryTarget, SourceError, TargetState, Targets,
 };

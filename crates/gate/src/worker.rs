@@ -1,10 +1,15 @@
 //! Permits for the node's own workers, which act for nobody and hold no token. What each may touch stands in one table;
 //! a worker that is not in it gets nothing.
 
-use base::{DomainName, Grant, Layer, PatientSet, Permit, PrincipalId, Purpose, Sensitivity};
+use std::sync::Arc;
 
+use base::{DomainName, Grant, Layer, PatientSet, Permit, PrincipalId, Purpose, Read, Role, Sensitivity};
+use policy::{PrincipalFacts, PrincipalKind};
+
+use crate::caller::Caller;
 use crate::decide::{Refusal, RefusalKind, Right};
 use crate::gate::Gate;
+use crate::release::{Access, NotReleased, Release};
 
 /// A worker asks anew at least this often.
 const PERMIT_TTL_MS: i64 = 600_000;
@@ -26,8 +31,8 @@ const WORKERS: &[(&str, &[(Needs, Layer)])] = &[
     ("index", &[(Needs::Read, Silver), (Needs::Write, Silver)]),
     // Builds products from silver and from other products.
     ("build", &[(Needs::Read, Silver), (Needs::Read, Gold), (Needs::Write, Gold)]),
-    // Ships journal entries to routes and backups, sealed.
-    ("ship", &[(Needs::Read, Bronze)]),
+    // Ships journal entries to routes and backups, sealed, and audit records to their receivers.
+    ("ship", &[(Needs::Read, Bronze), (Needs::Read, Governance)]),
     // The node itself: start-up, control log, drain.
     ("ward", &[(Needs::Manage, Governance), (Needs::Write, Governance), (Needs::Read, Governance)]),
 ];
@@ -75,5 +80,36 @@ impl Gate {
             expires: self.now().plus_ms(PERMIT_TTL_MS),
         };
         Ok(self.mint().mint(grant))
+    }
+
+    /// As [`Gate::release`], for what a worker sends out of the node under its permit; `agreement` covers whoever gets it.
+    pub async fn node_release(
+        &self,
+        permit: &Permit<Read>,
+        agreement: Option<&str>,
+        access: Access,
+    ) -> Result<Release, NotReleased> {
+        let grant = permit.grant();
+        let facts = PrincipalFacts {
+            id: grant.principal.clone(),
+            kind: PrincipalKind::Service,
+            roles: vec![Role::Node],
+            domain: None,
+            source: None,
+            assurance: 1,
+            training_until: None,
+            care_team: false,
+            agreements: Vec::new(),
+        };
+        let caller = Caller {
+            facts: Arc::new(facts),
+            on_behalf: None,
+            purpose: Some(grant.purpose),
+            agreement: agreement.map(str::to_owned),
+            token: None,
+            issued: self.now(),
+            expires: grant.expires,
+        };
+        self.release(&caller, access).await
     }
 }

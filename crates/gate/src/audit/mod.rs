@@ -12,6 +12,7 @@ pub(crate) mod ledger;
 pub(crate) mod log;
 pub(crate) mod reader;
 pub(crate) mod record;
+pub(crate) mod records;
 pub(crate) mod target;
 pub(crate) mod union;
 #[cfg(test)]
