@@ -15,6 +15,12 @@ pub enum Content {
     Fhir(FhirRequest),
     /// An earlier entry, to be refined once more: its set-aside units, after what they lacked was put right.
     Replay { of: u64 },
+    /// What is left of an earlier entry after the erasure of a patient it named (see `redact`).
+    Redacted {
+        of: u64,
+        /// The entry was an HL7 v2 message.
+        hl7v2: bool,
+    },
 }
 
 /// A FHIR write as the client asked for it (R4 §3.1.0). The body is the resource or Bundle.

@@ -4,6 +4,7 @@
 //! *unassigned* scope; refine re-wraps them to the patient they turn out to be about. A body too large for a frame goes
 //! to the object store first, and the entry holds a reference with the ciphertext's hash.
 
+use std::collections::HashMap;
 use std::sync::Arc;
 
 use base::{DomainName, Layer, Permit, Phi, Read, Timestamp, Write};
@@ -11,6 +12,7 @@ use bytes::Bytes;
 use ledger::{AppendError, Log, NewEntry};
 use object_store::ObjectStoreExt as _;
 use object_store::path::Path as ObjectPath;
+use parking_lot::RwLock;
 use serde::{Deserialize, Serialize};
 use vault::{Kind, ObjectName, Slot, Vault};
 
@@ -62,6 +64,8 @@ pub struct JournalEntry {
     pub body: Phi<Bytes>,
     /// The slots that came with the frame: envelope, body, and the large object where there is one.
     pub slots: Vec<Slot>,
+    /// Where a large body lies in the object store.
+    pub large: Option<String>,
 }
 
 /// Where the bytes of a body lie. First byte of the body part: 0 inline, 1 by reference.
@@ -77,13 +81,18 @@ pub struct Journal {
     log: Log,
     vault: Vault,
     objects: Arc<dyn object_store::ObjectStore>,
+    /// Entries whose keys were dropped, and the entry that says what is left of each.
+    successors: RwLock<HashMap<u64, u64>>,
+    /// Held shared from the choice of a key until the entry is in the log; alone to see that none is on its way.
+    on_its_way: tokio::sync::RwLock<()>,
 }
 
 impl Journal {
     pub const KIND: &'static str = "journal";
 
     pub fn new(domain: DomainName, log: Log, vault: Vault, objects: Arc<dyn object_store::ObjectStore>) -> Self {
-        Journal { domain, log, vault, objects }
+        let (successors, on_its_way) = (RwLock::default(), tokio::sync::RwLock::default());
+        Journal { domain, log, vault, objects, successors, on_its_way }
     }
 
     pub fn domain(&self) -> &DomainName {
@@ -106,6 +115,7 @@ impl Journal {
     /// Seals and appends. When this returns the entry survives a power cut (law 1).
     pub async fn append(&self, permit: &Permit<Write>, envelope: &Envelope, body: &[u8]) -> Result<u64, JournalError> {
         permit.covers_kind(&self.domain, Layer::Bronze, envelope.source.as_str())?;
+        let _on_its_way = self.on_its_way.read().await;
         let scope = self.vault.current_unassigned(&self.domain).await?;
         let mut slots = Vec::with_capacity(3 * Slot::BYTES);
 
@@ -153,9 +163,58 @@ impl Journal {
         let sealed = self.log.read(from, entries_max, bytes_max)?;
         let mut out = Vec::with_capacity(sealed.len());
         for entry in sealed {
-            out.push(self.open(entry).await);
+            let (index, appended) = (entry.index, entry.appended);
+            let opened = match self.open(entry).await {
+                Err(JournalError::Destroyed { .. }) => self.successor_of(index, appended).await,
+                other => other,
+            };
+            out.push(opened);
         }
         Ok(out)
+    }
+
+    /// What is left of an entry, in its place: the order of entries decides what they do.
+    async fn successor_of(&self, index: u64, appended: Timestamp) -> Result<JournalEntry, JournalError> {
+        let Some(later) = self.successors.read().get(&index).copied() else {
+            return Err(JournalError::Destroyed { index });
+        };
+        match self.open_at(later).await {
+            Ok(entry) => Ok(JournalEntry { index, appended, ..entry }),
+            Err(JournalError::Destroyed { .. }) => Err(JournalError::Destroyed { index }),
+            Err(error) => Err(error),
+        }
+    }
+
+    /// One entry as it stands, without what may have taken its place.
+    pub(crate) async fn open_at(&self, index: u64) -> Result<JournalEntry, JournalError> {
+        let unreadable = JournalError::Unreadable { index, reason: "it is not in the log" };
+        let entry = self.log.read(index, 1, usize::MAX)?.pop().ok_or(unreadable)?;
+        self.open(entry).await
+    }
+
+    /// Names the entries that take the place of others. Before refine reads them.
+    pub fn succeed(&self, successors: impl IntoIterator<Item = (u64, u64)>) {
+        self.successors.write().extend(successors);
+    }
+
+    /// Begins the next generation of the door's key when no append is on its way with an earlier one. Returns the
+    /// journal's size then, below which no entry was sealed under the generation that now begins, and its number.
+    pub(crate) async fn roll(&self) -> Result<(u64, u64), JournalError> {
+        let _alone = self.on_its_way.write().await;
+        self.vault.roll_unassigned(&self.domain);
+        let scope = self.vault.current_unassigned(&self.domain).await?;
+        let vault::Holder::Unassigned(generation) = scope.holder else {
+            return Err(vault::VaultError::Invalid("the door's scope is not unassigned").into());
+        };
+        Ok((self.log.size(), generation))
+    }
+
+    /// Removes a large body that no key opens any more. One that is gone already is no error.
+    pub(crate) async fn remove_large(&self, path: &str) -> Result<(), JournalError> {
+        match self.objects.delete(&ObjectPath::from(path)).await {
+            Ok(()) | Err(object_store::Error::NotFound { .. }) => Ok(()),
+            Err(error) => Err(error.into()),
+        }
     }
 
     async fn open(&self, entry: ledger::Entry) -> Result<JournalEntry, JournalError> {
@@ -176,18 +235,21 @@ impl Journal {
         let envelope = self.open_part(index, envelope_slot, ENVELOPE, envelope_part).await?;
         let envelope = Envelope::from_bytes(&envelope).ok_or_else(|| unreadable("its envelope is malformed"))?;
         let body = self.open_part(index, body_slot, BODY, body_part).await?;
+        let mut large = None;
         let body = match body.split_first() {
             Some((0, inline)) => Bytes::copy_from_slice(inline),
             Some((1, reference)) => {
                 let slot = rest.first().ok_or_else(|| unreadable("its large object has no slot"))?;
-                self.open_large(index, slot, reference).await?
+                let (path, body) = self.open_large(index, slot, reference).await?;
+                large = Some(path);
+                body
             }
             _ => return Err(unreadable("its body is malformed")),
         };
-        Ok(JournalEntry { index, appended: entry.appended, envelope, body: Phi::new(body), slots })
+        Ok(JournalEntry { index, appended: entry.appended, envelope, body: Phi::new(body), slots, large })
     }
 
-    async fn open_large(&self, index: u64, slot: &Slot, reference: &[u8]) -> Result<Bytes, JournalError> {
+    async fn open_large(&self, index: u64, slot: &Slot, reference: &[u8]) -> Result<(String, Bytes), JournalError> {
         let unreadable = |reason| JournalError::Unreadable { index, reason };
         let reference: LargeBody =
             serde_json::from_slice(reference).map_err(|_| unreadable("its reference is malformed"))?;
@@ -196,7 +258,8 @@ impl Journal {
         if sealed.len() as u64 != reference.bytes || base::hex::encode(digest.as_ref()) != reference.sha256 {
             return Err(unreadable("its large object is not the one that was received"));
         }
-        Ok(Bytes::from(self.open_part(index, slot, LARGE, &sealed).await?.to_vec()))
+        let body = Bytes::from(self.open_part(index, slot, LARGE, &sealed).await?.to_vec());
+        Ok((reference.path, body))
     }
 
     /// Opens by the re-wrapped slot where refine has stored one, else by the slot of the frame.

@@ -17,9 +17,25 @@ use store::{NewVersion, Silver, StoreError};
 struct Sets {
     version: u64,
     restricted: Arc<RoaringBitmap>,
+    /// The deleted and the hidden together.
     tombstones: Arc<RoaringBitmap>,
+    /// Patients whose Patient resource is deleted.
+    buried: Arc<RoaringBitmap>,
+    /// Hidden for erasure, or erased: whatever silver says.
+    hidden: Arc<RoaringBitmap>,
+    /// Erased: their entries are noise, and their numbers are never given again.
+    gone: Arc<RoaringBitmap>,
     /// Practitioner number to the patients of that practitioner's encounters.
     teams: HashMap<String, Arc<RoaringBitmap>>,
+}
+
+impl Sets {
+    fn settle(&mut self, moved: bool) {
+        if moved {
+            self.tombstones = Arc::new(&*self.buried | &*self.hidden);
+            self.version += 1;
+        }
+    }
 }
 
 /// The sets of all domains of a node.
@@ -78,12 +94,45 @@ impl PatientMap {
         let sets = domains.entry(domain.clone()).or_default();
         let mut moved = turn(&mut sets.restricted, &change.restrict, true);
         moved |= turn(&mut sets.restricted, &change.unrestrict, false);
-        moved |= turn(&mut sets.tombstones, &change.bury, true);
-        moved |= turn(&mut sets.tombstones, &change.unbury, false);
+        moved |= turn(&mut sets.buried, &change.bury, true);
+        moved |= turn(&mut sets.buried, &change.unbury, false);
         for (practitioner, patients) in &change.teams {
             moved |= turn(sets.teams.entry(practitioner.clone()).or_default(), patients, true);
         }
-        sets.version += u64::from(moved);
+        sets.settle(moved);
+    }
+
+    /// From when this returns no decision reaches the patient, and nothing that was decided before leaves.
+    pub fn hide(&self, domain: &DomainName, patient: Ordinal) {
+        let mut domains = self.domains.write();
+        let sets = domains.entry(domain.clone()).or_default();
+        let moved = turn(&mut sets.hidden, &HashSet::from([patient.0]), true);
+        sets.settle(moved);
+    }
+
+    /// Takes back [`PatientMap::hide`], where what it was done for did not come about.
+    pub fn unhide(&self, domain: &DomainName, patient: Ordinal) {
+        let mut domains = self.domains.write();
+        let sets = domains.entry(domain.clone()).or_default();
+        let moved = turn(&mut sets.hidden, &HashSet::from([patient.0]), false);
+        sets.settle(moved);
+    }
+
+    /// The patient is erased: hidden for good, and its number is passed over when a replay counts patients.
+    pub fn forget(&self, domain: &DomainName, patient: Ordinal) {
+        self.hide(domain, patient);
+        let mut domains = self.domains.write();
+        turn(&mut domains.entry(domain.clone()).or_default().gone, &HashSet::from([patient.0]), true);
+    }
+
+    /// Those whose numbers are never given again.
+    pub fn gone(&self, domain: &DomainName) -> Arc<RoaringBitmap> {
+        self.look(domain, |sets| sets.gone.clone())
+    }
+
+    /// Those hidden for erasure, or erased.
+    pub fn hidden(&self, domain: &DomainName) -> Arc<RoaringBitmap> {
+        self.look(domain, |sets| sets.hidden.clone())
     }
 
     fn look<T: Default>(&self, domain: &DomainName, look: impl FnOnce(&Sets) -> T) -> T {

@@ -172,6 +172,7 @@ impl Parts {
             resolved: vec![],
             outcomes: vec![],
             seen: vec![],
+            shared: vec![],
             counts: vec![],
         };
         self.silver.commit(&permit, batch).await.unwrap();

@@ -24,7 +24,12 @@ impl Catalog {
     }
 }
 
-const MIGRATIONS: &[Migration] = &[Migration { version: 1, statements: FIRST }];
+const MIGRATIONS: &[Migration] =
+    &[Migration { version: 1, statements: FIRST }, Migration { version: 2, statements: SHARED_ENTRIES }];
+
+/// Journal entries whose keys are held by nobody alone: where an erasure looks for one patient among several.
+const SHARED_ENTRIES: &[&str] = &["CREATE TABLE shared_entry (domain TEXT NOT NULL, position BIGINT NOT NULL,
+        PRIMARY KEY (domain, position)) {rowless}"];
 
 const FIRST: &[&str] = &[
     // The last change number and patient ordinal given out.

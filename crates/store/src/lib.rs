@@ -13,6 +13,7 @@ mod control;
 mod error;
 pub mod facts;
 mod index;
+mod index_key;
 mod keys;
 pub mod objects;
 mod secrets;
@@ -25,6 +26,6 @@ pub use error::StoreError;
 pub use facts::{Fact, FactError, Facts};
 pub use keys::SqlKeyTable;
 pub use silver::{
-    Batch, Found, NewVersion, Outcome, Progress, REFINE, RETENTION_DEFAULT, Resource, Scanned, SearchPage, Seen,
-    SetAside, SetAsideEntry, Silver, SilverParts, Traced,
+    Batch, Erased, Found, NewVersion, Outcome, Progress, REFINE, RETENTION_DEFAULT, Resource, Scanned, SearchPage,
+    Seen, SetAside, SetAsideEntry, Silver, SilverParts, Traced,
 };

@@ -198,6 +198,9 @@ async fn write(
 ) -> Result<Done, Failure> {
     let Entry { at, interaction, rtype, if_match, resource, .. } = entry;
     let before = stage.current(&rtype, &target.id).await?;
+    if rtype == "Patient" && stage.work.silver.is_erased_patient(stage.work.domain, &target.id) {
+        return refuse(410, "deleted", at, "this patient was erased, and its id is not used again: create a new one");
+    }
     if let Some(expected) = if_match
         && before.as_ref().is_none_or(|state| state.version != expected)
     {
@@ -569,6 +572,7 @@ fn status_line(status: u16) -> String {
         201 => "Created",
         204 => "No Content",
         405 => "Method Not Allowed",
+        410 => "Gone",
         409 => "Conflict",
         412 => "Precondition Failed",
         422 => "Unprocessable Entity",

@@ -4,11 +4,12 @@
 //! silver at an exact journal position. What cannot be used is set aside in its smallest unit with its reason, and
 //! the rest goes on (law 5). Everything here is a function of the journal: a replay gives the same ids and content.
 
+mod erase;
 mod fhir;
 mod hl7;
 mod work;
 
-use std::collections::{HashMap, HashSet};
+use std::collections::{BTreeSet, HashMap, HashSet};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -17,6 +18,7 @@ use store::{Batch, Outcome, Seen, SetAside, Silver, StoreError};
 use tokio::sync::watch;
 use vault::{Holder, Scope, Vault};
 
+pub use self::erase::{Plan, PlanKeeper};
 pub use self::fhir::parse_etag;
 use self::work::Work;
 use crate::envelope::{Content, Envelope};
@@ -48,6 +50,8 @@ pub struct Refiner {
     sources: HashMap<SourceName, Arc<Source>>,
     limits: Arc<Limits>,
     clock: Arc<dyn Clock>,
+    /// Held through each step, and by an erasure: while one is at work the other stands still.
+    turn: tokio::sync::Mutex<()>,
 }
 
 #[derive(Debug, thiserror::Error)]
@@ -60,6 +64,8 @@ pub enum RefineError {
     Vault(#[from] vault::VaultError),
     #[error("the gate gives refine no permit: {0}")]
     Gate(String),
+    #[error("the plan of the erasure could not be kept: {0}")]
+    Plan(String),
     #[error("an entry made refine fail inside; it will be set aside")]
     Panicked,
 }
@@ -74,6 +80,8 @@ struct Gathered {
     counts: HashMap<(SourceName, &'static str), u64>,
     /// Scope of the keys of each entry: the patient it is about, or shared.
     rewraps: Vec<(Scope, Vec<vault::Slot>)>,
+    /// The entries whose keys are shared.
+    shared: Vec<u64>,
 }
 
 impl Gathered {
@@ -99,7 +107,8 @@ impl Refiner {
         let domain = journal.domain().clone();
         let ids = IdMint::new(&vault.derive(&format!("id/{domain}")));
         let sources = sources.into_iter().map(|s| (s.name.clone(), Arc::new(s))).collect();
-        Refiner { domain, journal, silver, vault, gate, patients, ids, sources, limits, clock }
+        let turn = tokio::sync::Mutex::default();
+        Refiner { domain, journal, silver, vault, gate, patients, ids, sources, limits, clock, turn }
     }
 
     /// Refines until the journal as it stands now is applied. Run before the doors open.
@@ -196,11 +205,16 @@ impl Refiner {
     }
 
     async fn step(&self, from: u64, entries_max: usize, skip: bool) -> Result<u64, RefineError> {
+        let _turn = self.turn.lock().await;
+        self.step_alone(from, entries_max, skip).await
+    }
+
+    async fn step_alone(&self, from: u64, entries_max: usize, skip: bool) -> Result<u64, RefineError> {
         let bronze = self.permit(Layer::Bronze)?;
         let permit = self.permit(Layer::Silver)?;
         let entries = self.journal.read(&bronze, from, entries_max, BATCH_BYTES_MAX).await?;
         let next_ordinal = self.silver.next_ordinal(&self.domain).await?;
-        let mut work = Work::new(&self.silver, &permit, &self.domain, next_ordinal);
+        let mut work = Work::new(&self.silver, &permit, &self.domain, next_ordinal, self.patients.gone(&self.domain));
         let mut gathered = Gathered::default();
         let mut upto = from;
         for entry in entries {
@@ -209,6 +223,7 @@ impl Refiner {
                     self.set_aside_whole(&mut gathered, &entry, "internal", INTERNAL);
                     let scope = self.silver.scope(&self.domain, Holder::Shared, entry.envelope.received);
                     gathered.rewraps.push((scope, entry.slots));
+                    gathered.shared.push(entry.index);
                 }
                 Ok(entry) => self.refine_entry(&bronze, &mut work, &mut gathered, entry).await?,
                 Err(JournalError::Destroyed { .. }) => {}
@@ -261,6 +276,7 @@ impl Refiner {
             resolved: gathered.resolved,
             outcomes: gathered.outcomes,
             seen: gathered.seen,
+            shared: gathered.shared,
             counts: gathered.counts.into_iter().map(|((source, counter), n)| (source, counter, n)).collect(),
         };
         // The sets that decisions use change before the data can be seen: a new restriction never lags behind.
@@ -276,6 +292,10 @@ impl Refiner {
         entry: JournalEntry,
     ) -> Result<(), RefineError> {
         let before = work.batch.versions.len();
+        work.touched.clear();
+        if let Content::Redacted { of, .. } = entry.envelope.content {
+            return self.refine_redacted(work, gathered, entry, of);
+        }
         gathered.count(&entry.envelope.source, "received", 1);
         if let Some(key) = &entry.envelope.control_key {
             gathered.seen.push(Seen {
@@ -296,20 +316,29 @@ impl Refiner {
                 gathered.outcomes.push((entry.index, outcome));
             }
             Content::Replay { of } => self.replay(bronze, work, gathered, &entry, *of).await?,
+            Content::Redacted { .. } => {}
         }
         let written = work.batch.versions.len() - before;
         gathered.count(&entry.envelope.source, "versions", written as u64);
-        let mut patients: Vec<Ordinal> =
-            work.batch.versions[before..].iter().map(|v| v.patient).filter(|p| p.is_patient()).collect();
-        patients.sort();
-        patients.dedup();
-        let holder = match patients.as_slice() {
-            [one] if *one != Ordinal::UNKNOWN => Holder::Record(*one),
+        // Whom it names counts, not only whom it changed: a message that says nothing new is about its patient too.
+        let written = work.batch.versions[before..].iter().map(|v| v.patient).filter(|p| p.is_patient());
+        let mut patients = std::mem::take(&mut work.touched);
+        patients.extend(written);
+        self.hold(gathered, entry, &patients);
+        Ok(())
+    }
+
+    /// Gives the keys of an entry to the one patient it is about, or to nobody alone.
+    fn hold(&self, gathered: &mut Gathered, entry: JournalEntry, patients: &BTreeSet<Ordinal>) {
+        let holder = match patients.first() {
+            Some(one) if patients.len() == 1 && *one != Ordinal::UNKNOWN => Holder::Record(*one),
             _ => Holder::Shared,
         };
+        if holder == Holder::Shared {
+            gathered.shared.push(entry.index);
+        }
         let scope = self.silver.scope(&self.domain, holder, entry.envelope.received);
         gathered.rewraps.push((scope, entry.slots));
-        Ok(())
     }
 
     async fn refine_fhir(
@@ -354,6 +383,13 @@ impl Refiner {
             gathered.count(&request.envelope.source, "replay-without-effect", 1);
             return Ok(());
         };
+        if let Content::Redacted { hl7v2: true, .. } = earlier.envelope.content
+            && let Some(left) = crate::redact::Left::from_bytes(earlier.body.expose())
+            && let Some(raw) = left.raw
+        {
+            earlier.envelope.content = Content::Hl7v2;
+            earlier.body = base::Phi::new(raw.into());
+        }
         earlier.envelope.received = request.envelope.received;
         match &earlier.envelope.content {
             Content::Hl7v2 => {
@@ -363,7 +399,7 @@ impl Refiner {
                 gathered.resolved.extend(open.difference(&still).map(|unit| (of, *unit)));
             }
             // A FHIR write was answered when it came; its sender knows. Nothing of it is set aside.
-            Content::Fhir(_) | Content::Replay { .. } => {}
+            Content::Fhir(_) | Content::Replay { .. } | Content::Redacted { .. } => {}
         }
         Ok(())
     }

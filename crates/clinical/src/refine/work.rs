@@ -3,11 +3,12 @@
 //! An entry's changes are staged and joined to the batch only when the whole entry (or the unit that may stand alone)
 //! has succeeded. Never writes to the catalog itself: the batch does, in one transaction.
 
-use std::collections::HashMap;
+use std::collections::{BTreeSet, HashMap};
 use std::sync::Arc;
 
 use base::{DomainName, LogicalId, Ordinal, Permit, Sensitivity, Timestamp, Write};
 use fhir::json::Value;
+use roaring::RoaringBitmap;
 use store::{NewVersion, Silver, StoreError};
 
 use crate::labels;
@@ -55,6 +56,10 @@ pub struct Work<'a> {
     /// What silver answered already; an entry of `None` is "not there".
     read: HashMap<Key, Option<State>>,
     next_ordinal: Ordinal,
+    /// Numbers that are never given: their patients were erased.
+    gone: Arc<RoaringBitmap>,
+    /// The patients whose records the entry at work looked at, changed or not.
+    pub touched: BTreeSet<Ordinal>,
 }
 
 /// One entry at work: its own changes over the batch's.
@@ -67,8 +72,15 @@ pub struct Stage<'w, 'a> {
 }
 
 impl<'a> Work<'a> {
-    pub fn new(silver: &'a Silver, permit: &'a Permit<Write>, domain: &'a DomainName, next_ordinal: Ordinal) -> Self {
-        Work { silver, permit, domain, batch: Changes::default(), read: HashMap::new(), next_ordinal }
+    pub fn new(
+        silver: &'a Silver,
+        permit: &'a Permit<Write>,
+        domain: &'a DomainName,
+        next_ordinal: Ordinal,
+        gone: Arc<RoaringBitmap>,
+    ) -> Self {
+        let (batch, read, touched) = (Changes::default(), HashMap::new(), BTreeSet::new());
+        Work { silver, permit, domain, batch, read, next_ordinal, gone, touched }
     }
 
     pub fn stage<'w>(&'w mut self, index: u64, received: Timestamp) -> Stage<'w, 'a> {
@@ -114,15 +126,23 @@ impl Stage<'_, '_> {
     /// The resource as the units before this one left it.
     pub async fn current(&mut self, rtype: &str, id: &LogicalId) -> Result<Option<State>, StoreError> {
         let key = (rtype.to_owned(), id.clone());
-        for changes in [&self.own, &self.work.batch] {
-            if let Some(state) = changes.states.get(&key) {
-                return Ok(Some(state.clone()));
+        let changed = [&self.own, &self.work.batch].into_iter().find_map(|changes| changes.states.get(&key).cloned());
+        let state = match changed {
+            Some(state) => Some(state),
+            None => {
+                if !self.work.read.contains_key(&key) {
+                    self.work.prefetch(std::slice::from_ref(&key)).await?;
+                }
+                self.work.read.get(&key).cloned().flatten()
             }
+        };
+        if let Some(state) = &state
+            && state.patient.is_patient()
+            && state.patient != Ordinal::UNKNOWN
+        {
+            self.work.touched.insert(state.patient);
         }
-        if !self.work.read.contains_key(&key) {
-            self.work.prefetch(std::slice::from_ref(&key)).await?;
-        }
-        Ok(self.work.read.get(&key).cloned().flatten())
+        Ok(state)
     }
 
     /// Living resources of a type that carry an identifier. More than one is the caller's problem to name.
@@ -151,12 +171,31 @@ impl Stage<'_, '_> {
         Ok(living)
     }
 
-    /// A fresh source record of this domain.
+    /// A fresh source record of this domain. The numbers of erased patients are counted and not given, so that a replay
+    /// without their entries gives everybody else the number they had.
     pub fn new_patient(&mut self) -> Ordinal {
+        loop {
+            let ordinal = self.count_patient();
+            if !self.work.gone.contains(ordinal.0) {
+                return ordinal;
+            }
+        }
+    }
+
+    fn count_patient(&mut self) -> Ordinal {
         let ordinal = self.work.next_ordinal;
         self.work.next_ordinal = Ordinal(ordinal.0 + 1);
         self.own.patients.push(ordinal);
         ordinal
+    }
+
+    /// Stages a version as it was made once, when the entry it came from is no longer there to make it again.
+    pub fn put_again(&mut self, rtype: &str, id: &LogicalId, state: State) {
+        while state.patient.is_patient() && state.patient != Ordinal::UNKNOWN && self.work.next_ordinal <= state.patient
+        {
+            self.count_patient();
+        }
+        self.stage_version(rtype, id, state);
     }
 
     /// Stages the next version of a resource. `body` is stamped with `meta.versionId` and `meta.lastUpdated`.
@@ -219,7 +258,7 @@ impl Stage<'_, '_> {
         self.work.batch.join(own);
     }
 
-    /// Forgets what was staged.
+    /// Forgets what was staged, but not whom the entry named.
     pub fn discard(self) {
         self.work.next_ordinal = self.ordinal_at_start;
     }

@@ -34,6 +34,7 @@ use self::cover::Patients;
 use self::dict::Dict;
 use self::schema::Key;
 use crate::StoreError;
+use crate::index_key::IndexKey;
 
 /// Searches at once in one domain; more wait.
 const READERS_MAX: usize = 4;
@@ -43,7 +44,7 @@ pub(crate) struct Index(Arc<Inner>);
 
 struct Inner {
     path: PathBuf,
-    key: Key,
+    key: RwLock<Key>,
     writer: Mutex<Writer>,
     /// As readers see it: never older than what they read, since it is put here before a commit.
     dict: RwLock<Arc<Dict>>,
@@ -89,7 +90,7 @@ impl Index {
             let position = write::position(&connection)?;
             Ok(Index(Arc::new(Inner {
                 path,
-                key,
+                key: RwLock::new(key),
                 dict: RwLock::new(Arc::new(dict.clone())),
                 writer: Mutex::new(Writer { connection, dict }),
                 position: AtomicU64::new(position),
@@ -144,9 +145,50 @@ impl Index {
             // Closes the old connection before its file is removed.
             writer.connection = Connection::open_in_memory()?;
             inner.position.store(0, Ordering::Release);
-            writer.connection = schema::make_anew(&inner.path, &inner.key)?;
+            writer.connection = schema::make_anew(&inner.path, &inner.key.read())?;
             writer.dict = Dict::load(&writer.connection)?;
             *inner.dict.write() = Arc::new(writer.dict.clone());
+            Ok(())
+        })
+        .await
+    }
+
+    /// Takes out every resource about a source record; how many there were.
+    pub async fn erase(&self, patient: base::Ordinal) -> Result<u64, StoreError> {
+        let inner = self.0.clone();
+        blocking(move || {
+            let writer = &mut *inner.writer.lock();
+            let erased = write::erase(&mut writer.connection, patient)?;
+            writer.connection.query_row("PRAGMA wal_checkpoint(TRUNCATE)", [], |_| Ok(()))?;
+            Ok(erased)
+        })
+        .await
+    }
+
+    /// Carries the index over into a file under another key, which takes the old one's place. Where that fails the new
+    /// file is empty, for the caller to fill. Waits for searches to end.
+    pub async fn reseal(&self, key: &IndexKey) -> Result<(), StoreError> {
+        let turns = self.0.turns.clone().acquire_many_owned(READERS_MAX as u32).await;
+        let turns = turns.map_err(|_| StoreError::Stopping)?;
+        let (inner, key) = (self.0.clone(), key.clone());
+        blocking(move || {
+            let _turns = turns;
+            let writer = &mut *inner.writer.lock();
+            inner.readers.lock().clear();
+            let carried = schema::carry_over(&writer.connection, &inner.path, &key.key);
+            writer.connection = Connection::open_in_memory()?;
+            crate::index_key::name_it(&inner.path, key.object)?;
+            *inner.key.write() = key.key.clone();
+            writer.connection = match carried.and_then(|next| schema::take_place(&next, &inner.path, &key.key)) {
+                Ok(connection) => connection,
+                Err(error) => {
+                    tracing::warn!(%error, "a search index could not be carried over and is rebuilt from silver");
+                    schema::make_anew(&inner.path, &key.key)?
+                }
+            };
+            writer.dict = Dict::load(&writer.connection)?;
+            *inner.dict.write() = Arc::new(writer.dict.clone());
+            inner.position.store(write::position(&writer.connection)?, Ordering::Release);
             Ok(())
         })
         .await
@@ -215,7 +257,7 @@ impl Index {
 
 impl Reader {
     fn open(inner: &Inner) -> Result<Reader, StoreError> {
-        let connection = schema::connect(&inner.path, &inner.key)?;
+        let connection = schema::connect(&inner.path, &inner.key.read())?;
         connection.execute_batch("PRAGMA query_only = ON")?;
         let patients = cover::register(&connection)?;
         Ok(Reader { connection, patients })

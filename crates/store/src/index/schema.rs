@@ -66,6 +66,28 @@ pub(super) fn make_anew(path: &Path, key: &Key) -> Result<Connection, StoreError
     open_checked(path, key)
 }
 
+/// Copies what a connection holds into a new file beside `path`, under another key.
+pub(super) fn carry_over(from: &Connection, path: &Path, key: &Key) -> Result<PathBuf, StoreError> {
+    let next = path.with_extension("next");
+    remove(&next)?;
+    create_private(&next)?;
+    let key = Zeroizing::new(format!("x'{}'", &*Zeroizing::new(base::hex::encode(&key[..]))));
+    let text = next.to_str().ok_or(StoreError::Invalid("a search index whose path is not UTF-8"))?;
+    from.execute("ATTACH DATABASE ?1 AS next KEY ?2", rusqlite::params![text, key.as_str()])?;
+    let copied = from.query_row("SELECT sqlcipher_export('next')", [], |_| Ok(()));
+    let detached = from.execute_batch("DETACH DATABASE next");
+    copied?;
+    detached?;
+    Ok(next)
+}
+
+/// Puts a file made by [`carry_over`] in the place of the old one, which nobody may have open.
+pub(super) fn take_place(next: &Path, path: &Path, key: &Key) -> Result<Connection, StoreError> {
+    remove(path)?;
+    std::fs::rename(next, path).map_err(|source| StoreError::Io { what: "put a search index in place", source })?;
+    open_checked(path, key)
+}
+
 fn open_checked(path: &Path, key: &Key) -> Result<Connection, StoreError> {
     create_private(path)?;
     let mut connection = connect(path, key)?;

@@ -98,6 +98,21 @@ fn put(tx: &Transaction<'_>, dict: &mut Dict, document: &Document) -> rusqlite::
     Ok(())
 }
 
+/// Takes out every resource about a source record.
+pub(super) fn erase(connection: &mut Connection, patient: Ordinal) -> rusqlite::Result<u64> {
+    let tx = connection.transaction()?;
+    let rids: Vec<i64> = tx
+        .prepare_cached("SELECT rid FROM res WHERE ordinal = ?")?
+        .query_map([patient.0], |row| row.get(0))?
+        .collect::<Result<_, _>>()?;
+    for rid in &rids {
+        remove_values(&tx, *rid)?;
+        tx.prepare_cached("DELETE FROM res WHERE rid = ?")?.execute([rid])?;
+    }
+    tx.commit()?;
+    Ok(rids.len() as u64)
+}
+
 fn remove_values(tx: &Transaction<'_>, rid: i64) -> rusqlite::Result<()> {
     let mut composites = tx.prepare_cached("SELECT cid FROM cmp WHERE rid = ?")?;
     for cid in composites.query_map([rid], |row| row.get::<_, i64>(0))?.collect::<Result<Vec<_>, _>>()? {

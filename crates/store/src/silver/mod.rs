@@ -4,6 +4,7 @@
 //! is `clinical`'s and `fhir`'s matter; who may see it was decided by `gate` and is checked here, row by row.
 
 mod commit;
+mod erase;
 mod follow;
 mod label;
 mod pack;
@@ -23,6 +24,7 @@ use base::{Clock, DomainName, Entropy, Layer, Limits, LogName, Ordinal, Permit, 
 use tokio::sync::watch;
 use vault::{Holder, RetentionClass, Scope, Vault};
 
+pub use erase::Erased;
 pub use follow::Progress;
 pub use search::{Found, SearchPage};
 pub use types::{Batch, NewVersion, Outcome, Resource, Scanned, Seen, SetAside, SetAsideEntry, Traced};
@@ -61,6 +63,8 @@ struct Inner {
     limits: Arc<Limits>,
     retention: RetentionClass,
     domains: HashMap<DomainName, Domain>,
+    /// Labels of erased Patients, for the audit's questions.
+    erased: parking_lot::RwLock<HashMap<(DomainName, crate::secrets::Token), Ordinal>>,
     #[cfg(test)]
     fault: parking_lot::Mutex<Option<commit::Step>>,
 }
@@ -91,8 +95,17 @@ impl Silver {
             .map_err(|_| StoreError::Invalid("a retention class that is not known"))?;
         let mut domains = HashMap::new();
         for domain in parts.domains {
-            let key = parts.vault.derive(&format!("index/{domain}"));
             let path = parts.index_dir.join(format!("{domain}.index"));
+            let key = match crate::index_key::standing(&parts.vault, &domain, &path).await? {
+                Some(key) => key,
+                // The file, if there is one, does not open under it and is made anew.
+                None => {
+                    let fresh = crate::index_key::fresh(&parts.vault, &domain, parts.clock.now()).await?;
+                    crate::index_key::name_it(&path, fresh.object)?;
+                    crate::index_key::destroy_others(&parts.vault, &domain, &fresh).await?;
+                    fresh.key
+                }
+            };
             let index = Index::open(path, key).await?;
             let applied = watch::Sender::new(applied(&parts.catalog, &domain).await?);
             domains.insert(domain, Domain { index, applied, commit: tokio::sync::Mutex::new(()) });
@@ -105,6 +118,7 @@ impl Silver {
             limits: parts.limits,
             retention,
             domains,
+            erased: parking_lot::RwLock::default(),
             #[cfg(test)]
             fault: parking_lot::Mutex::new(None),
         }));

@@ -89,7 +89,7 @@ pub(super) fn encode_positions(positions: &[u64]) -> Vec<u8> {
     positions.iter().flat_map(|position| position.to_le_bytes()).collect()
 }
 
-fn decode_positions(bytes: &[u8]) -> Vec<u64> {
+pub(super) fn decode_positions(bytes: &[u8]) -> Vec<u64> {
     let (chunks, _) = bytes.as_chunks::<8>();
     chunks.iter().map(|chunk| u64::from_le_bytes(*chunk)).collect()
 }

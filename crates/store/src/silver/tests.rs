@@ -133,6 +133,7 @@ pub(crate) fn batch(from: u64, upto: u64, versions: Vec<NewVersion>) -> Batch {
         resolved: vec![],
         outcomes: vec![],
         seen: vec![],
+        shared: vec![],
         counts: vec![],
     }
 }

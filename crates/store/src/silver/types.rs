@@ -59,6 +59,8 @@ pub struct Batch {
     /// By journal index.
     pub outcomes: Vec<(u64, Outcome)>,
     pub seen: Vec<Seen>,
+    /// Journal entries of the batch whose keys are shared: about several patients, or about nobody that is known.
+    pub shared: Vec<u64>,
     /// Added to the counters of a source.
     pub counts: Vec<(SourceName, &'static str, u64)>,
 }
