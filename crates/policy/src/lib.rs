@@ -47,6 +47,7 @@ pub fn starter() -> &'static [(&'static str, &'static str)] {
         "engineering.cedar",
         "analytics.cedar",
         "oversight.cedar",
+        "rights.cedar",
         "administration.cedar",
     ]
 }

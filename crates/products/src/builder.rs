@@ -186,14 +186,42 @@ impl Builder {
         let living = self.parts.book.living(table);
         let old = living.len().saturating_sub(SNAPSHOTS_KEPT);
         for published in &living[..old] {
-            let manifest = self.parts.book.manifest(published).await;
-            self.parts.book.retire(write, published, self.parts.clock.now()).await?;
-            // A manifest that cannot be had names no files; the sweep finds them by their folder.
-            if let Ok(manifest) = manifest {
-                self.parts.engine.remove(write, table, &manifest.files).await?;
-            }
+            self.end(write, table, published).await?;
         }
         Ok(())
+    }
+
+    /// Files and their keys first: a crash between leaves a snapshot that cannot be read and is ended again.
+    async fn end(&self, write: &Permit<Write>, table: &TableName, published: &Published) -> Result<(), BuildError> {
+        // A manifest that cannot be had names no files; the sweep finds them by their folder.
+        if let Ok(manifest) = self.parts.book.manifest(published).await {
+            self.parts.engine.remove(write, table, &manifest.files).await?;
+        }
+        self.parts.book.retire(write, published, self.parts.clock.now()).await?;
+        Ok(())
+    }
+
+    /// Builds anew and ends every earlier snapshot, their files and file keys: what was taken out of silver is then in
+    /// none. A product that is no longer defined only loses its snapshots. Refused while a build is running.
+    pub async fn renew(
+        &self,
+        read: &Permit<Read>,
+        write: &Permit<Write>,
+        table: &TableName,
+    ) -> Result<usize, BuildError> {
+        let _running = Running::begin(&self.running, table)?;
+        let mut old = self.parts.book.living(table);
+        if let Some(product) = self.parts.registry.get(table).cloned()
+            && !old.is_empty()
+        {
+            let report = self.attempts(read, write, &product).await?;
+            self.reports.lock().insert(table.clone(), report);
+        }
+        let count = old.len();
+        for published in old.drain(..) {
+            self.end(write, table, &published).await?;
+        }
+        Ok(count)
     }
 
     /// Removes files of snapshots that do not stand in the log: what crashes left behind. Not while building.

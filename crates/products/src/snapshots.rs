@@ -209,6 +209,13 @@ impl SnapshotBook {
         self.0.state.read().living.get(table).cloned().unwrap_or_default()
     }
 
+    /// Tables of a domain that have living snapshots.
+    pub fn tables(&self, domain: &DomainName) -> Vec<TableName> {
+        let state = self.0.state.read();
+        let living = state.living.iter().filter(|(table, all)| table.domain == *domain && !all.is_empty());
+        living.map(|(table, _)| table.clone()).collect()
+    }
+
     /// The newest snapshot's manifest, checked against the hash in the log.
     pub async fn current(&self, table: &TableName) -> Result<Arc<Manifest>, SnapshotError> {
         let newest = self.0.state.read().living.get(table).and_then(|all| all.last().cloned());
