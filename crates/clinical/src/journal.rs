@@ -192,9 +192,19 @@ impl Journal {
         self.open(entry).await
     }
 
-    /// Names the entries that take the place of others. Before refine reads them.
+    /// Names the entries that take the place of others; of several the last one counts. Before refine reads them.
     pub fn succeed(&self, successors: impl IntoIterator<Item = (u64, u64)>) {
-        self.successors.write().extend(successors);
+        let mut known = self.successors.write();
+        for (of, later) in successors {
+            let stands = known.entry(of).or_insert(later);
+            *stands = later.max(*stands);
+        }
+    }
+
+    /// The vault objects of an entry, as its frame names them.
+    pub(crate) fn objects_of(&self, index: u64) -> Result<Vec<vault::ObjectId>, JournalError> {
+        let slots = self.log.read(index, 1, usize::MAX)?.pop().map(|entry| entry.slots).unwrap_or_default();
+        Ok(slots.chunks(Slot::BYTES).filter_map(Slot::from_bytes).map(|slot| slot.object).collect())
     }
 
     /// Begins the next generation of the door's key when no append is on its way with an earlier one. Returns the

@@ -5,13 +5,16 @@
 //! and the input's own bytes without the erased patient's parts, where they can be told apart. Pure: reading and
 //! appending is the journal's matter, when to do it `refine`'s.
 
-use std::collections::HashSet;
+use std::collections::{BTreeSet, HashMap, HashSet};
 
 use base::{LogicalId, Ordinal, Sensitivity, SourceName, Timestamp};
 use fhir::json::{ParseLimits, Value};
 use serde::{Deserialize, Serialize};
 use store::{Resource, SetAside};
 
+use crate::envelope::Content;
+use crate::journal::JournalEntry;
+use crate::refine::identifiers;
 use crate::v2::Key;
 
 /// Shorter identifiers tell nobody apart.
@@ -20,73 +23,117 @@ const IDENTIFIER_BYTES_MIN: usize = 3;
 const UNITS_PER_SEGMENT: u32 = 8;
 
 /// By what an input names a patient.
-#[derive(Default)]
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Who {
-    /// Values of the identifiers of the Patient resource, in all its versions.
-    identifiers: HashSet<String>,
-    /// Ids of the patient's resources.
-    ids: HashSet<String>,
-    families: HashSet<String>,
-    /// Birth dates as eight digits.
-    births: HashSet<String>,
+    /// Identifiers and references (`Patient/ID`) of the patient's resources in all versions, by their last word.
+    names: HashMap<String, BTreeSet<String>>,
+    /// In small letters.
+    families: BTreeSet<String>,
+    /// Birth dates, `YYYY-MM-DD` and `YYYYMMDD`.
+    births: BTreeSet<String>,
 }
 
 impl Who {
     /// Learns from a version of one of the patient's resources.
     pub fn see(&mut self, resource: &Resource) {
-        self.ids.insert(resource.id.to_string());
-        if resource.rtype != "Patient" || resource.deleted {
+        self.learn(format!("{}/{}", resource.rtype, resource.id));
+        let Ok(body) = fhir::json::parse(resource.body.expose(), &ParseLimits::default()) else { return };
+        for (system, value) in identifiers(&body) {
+            if value.len() >= IDENTIFIER_BYTES_MIN && system != Key::WITHIN_SYSTEM {
+                self.learn(value.to_owned());
+            }
+        }
+        if resource.rtype != "Patient" {
             return;
         }
-        let Ok(body) = fhir::json::parse(resource.body.expose(), &ParseLimits::default()) else { return };
-        let list = |name: &str| body.get(name).and_then(Value::as_array).unwrap_or_default();
-        let text = |value: &Value, name: &str| value.get(name).and_then(Value::as_str).map(str::to_owned);
-        for identifier in list("identifier") {
-            let within = text(identifier, "system").is_some_and(|system| system == Key::WITHIN_SYSTEM);
-            let value = text(identifier, "value").filter(|value| value.len() >= IDENTIFIER_BYTES_MIN && !within);
-            self.identifiers.extend(value);
+        let names = body.get("name").and_then(Value::as_array).unwrap_or_default();
+        let families = names.iter().filter_map(|name| name.get("family").and_then(Value::as_str));
+        self.families.extend(families.filter(|family| !family.is_empty()).map(str::to_lowercase));
+        if let Some(birth) = body.get("birthDate").and_then(Value::as_str).filter(|date| date.len() == 10) {
+            self.births.extend([birth.to_owned(), birth.replace('-', "")]);
         }
-        self.families.extend(list("name").iter().filter_map(|name| text(name, "family")).map(|f| f.to_lowercase()));
-        let birth = text(&body, "birthDate").map(|date| date.replace('-', "")).filter(|digits| digits.len() == 8);
-        self.births.extend(birth);
     }
 
-    /// Whether these words name the patient: by an identifier, by the id of a resource, or by family name and birth
-    /// date together.
-    fn is_named_by<'a>(&self, words: impl Iterator<Item = &'a str>) -> bool {
-        let (mut family, mut birth) = (false, false);
-        for word in words {
-            let last = word.rsplit('/').next().unwrap_or(word);
-            if self.identifiers.contains(word) || self.ids.contains(last) {
-                return true;
-            }
-            family |= !word.is_empty() && self.families.contains(&word.to_lowercase());
-            let digits: String = word.chars().filter(|c| *c != '-').take(8).collect();
-            birth |= self.births.contains(&digits);
+    fn learn(&mut self, name: String) {
+        if let Some((start, end)) = words(&name).last() {
+            self.names.entry(name[start..end].to_owned()).or_default().insert(name);
         }
-        family && birth
     }
 
-    /// Any bytes, split at what separates words in HL7 v2 and JSON.
+    /// Whether a text names the patient: by an identifier or a reference to one of its resources, or by family name and
+    /// birth date together.
+    fn is_named_by(&self, text: &str) -> bool {
+        let ends_a_name = |(start, end): (usize, usize)| {
+            self.names.get(&text[start..end]).is_some_and(|names| {
+                names.iter().any(|name| {
+                    // An identifier may hold more than its last word, and must not be a part of a longer one.
+                    let before = text[..end].strip_suffix(name.as_str());
+                    before.is_some_and(|before| !before.ends_with(|c: char| c.is_alphanumeric()))
+                })
+            })
+        };
+        if words(text).any(ends_a_name) {
+            return true;
+        }
+        self.births.iter().any(|birth| text.contains(birth.as_str())) && {
+            let text = text.to_lowercase();
+            self.families.iter().any(|family| text.contains(family.as_str()))
+        }
+    }
+
+    /// Any bytes, whatever their delimiters; what is not UTF-8 is looked at as Latin-1 too.
     pub fn is_named_in(&self, bytes: &[u8]) -> bool {
-        let text = String::from_utf8_lossy(bytes);
-        self.is_named_by(text.split(['|', '^', '~', '&', '\r', '\n', '"', ',', ' ', '?', '=']))
+        match std::str::from_utf8(bytes) {
+            Ok(text) => self.is_named_by(text),
+            Err(_) => {
+                self.is_named_by(&String::from_utf8_lossy(bytes))
+                    || self.is_named_by(&bytes.iter().map(|byte| char::from(*byte)).collect::<String>())
+            }
+        }
+    }
+
+    /// A body as its entry's content says it is: JSON is looked at without its escapes.
+    pub fn is_named_in_entry(&self, entry: &JournalEntry) -> bool {
+        let body = entry.body.expose();
+        if self.is_named_in(&entry.envelope.to_bytes()) || self.is_named_in(body) {
+            return true;
+        }
+        match &entry.envelope.content {
+            Content::Fhir(request) => {
+                let target = request.id.as_ref().map(|id| format!("{}/{id}", request.rtype)).unwrap_or_default();
+                let value = fhir::json::parse(body, &ParseLimits::default());
+                self.is_named_by(&target) || value.is_ok_and(|value| self.is_named_in_json(&value))
+            }
+            _ => false,
+        }
     }
 
     fn is_named_in_json(&self, value: &Value) -> bool {
-        let mut words = Vec::new();
-        gather(value, &mut words);
-        self.is_named_by(
-            words.into_iter().flat_map(|word| std::iter::once(word).chain(word.split(['|', '=', '?', ' ']))),
-        )
+        let mut text = String::new();
+        gather(value, &mut text);
+        self.is_named_by(&text)
     }
 }
 
-fn gather<'a>(value: &'a Value, words: &mut Vec<&'a str>) {
+/// Start and end of each run of letters and digits.
+fn words(text: &str) -> impl Iterator<Item = (usize, usize)> {
+    let mut at = 0;
+    std::iter::from_fn(move || {
+        let start = at + text[at..].find(char::is_alphanumeric)?;
+        at = text[start..].find(|c: char| !c.is_alphanumeric()).map_or(text.len(), |length| start + length);
+        Some((start, at))
+    })
+}
+
+/// Every string of a value, one a line.
+fn gather(value: &Value, text: &mut String) {
     match value {
-        Value::String(text) => words.push(text),
-        Value::Array(list) => list.iter().for_each(|item| gather(item, words)),
-        Value::Object(object) => object.iter().for_each(|(_, item)| gather(item, words)),
+        Value::String(word) => {
+            text.push_str(word);
+            text.push('\n');
+        }
+        Value::Array(list) => list.iter().for_each(|item| gather(item, text)),
+        Value::Object(object) => object.iter().for_each(|(_, item)| gather(item, text)),
         _ => {}
     }
 }
@@ -99,7 +146,6 @@ pub struct Left {
     /// The input's bytes without the patient's parts; none where they cannot be told apart.
     #[serde(skip)]
     pub raw: Option<Vec<u8>>,
-    has_raw: bool,
 }
 
 /// A version that the input made of another patient's resource.
@@ -167,27 +213,30 @@ impl LeftUnit {
 }
 
 impl Left {
+    /// Versions that name the patient: they are others', and stay as they are.
+    pub fn mentions(&self, who: &Who) -> u64 {
+        self.versions.iter().filter(|version| who.is_named_in(version.body.as_bytes())).count() as u64
+    }
+
     pub fn is_nothing(&self) -> bool {
         self.versions.is_empty() && self.set_aside.is_empty() && self.raw.is_none()
     }
 
-    /// One line of JSON, then the bytes.
+    /// A line of JSON, and after a line break the bytes, where there are some.
     pub fn to_bytes(&self) -> Vec<u8> {
-        let head = Left { raw: None, has_raw: self.raw.is_some(), versions: Vec::new(), set_aside: Vec::new() };
-        let mut value = serde_json::to_value(&head).unwrap_or_default();
-        value["versions"] = serde_json::to_value(&self.versions).unwrap_or_default();
-        value["set_aside"] = serde_json::to_value(&self.set_aside).unwrap_or_default();
-        let mut bytes = value.to_string().into_bytes();
-        bytes.push(b'\n');
-        bytes.extend(self.raw.iter().flatten());
+        // Plain data always serialises.
+        let mut bytes = serde_json::to_vec(self).unwrap_or_default();
+        if let Some(raw) = &self.raw {
+            bytes.push(b'\n');
+            bytes.extend(raw);
+        }
         bytes
     }
 
     pub fn from_bytes(bytes: &[u8]) -> Option<Left> {
-        let at = bytes.iter().position(|b| *b == b'\n')?;
-        let mut left: Left = serde_json::from_slice(&bytes[..at]).ok()?;
-        left.raw = left.has_raw.then(|| bytes[at + 1..].to_vec());
-        Some(left)
+        let at = bytes.iter().position(|b| *b == b'\n');
+        let left: Left = serde_json::from_slice(&bytes[..at.unwrap_or(bytes.len())]).ok()?;
+        Some(Left { raw: at.map(|at| bytes[at + 1..].to_vec()), ..left })
     }
 }
 
@@ -227,18 +276,29 @@ pub fn is_unit_of(unit: u32, emptied: &HashSet<u32>) -> bool {
     emptied.contains(&(unit / UNITS_PER_SEGMENT))
 }
 
-/// A Bundle whose entries that name the patient are empty. `None` when nothing is left, or it is no Bundle.
+/// A Bundle whose entries that name the patient are empty, those too that only refer to such an entry within the
+/// Bundle. `None` when nothing is left, or it is no Bundle.
 pub fn bundle(body: &[u8], who: &Who) -> Option<Vec<u8>> {
     let mut value = fhir::json::parse(body, &ParseLimits::default()).ok()?;
+    let mut who = who.clone();
     let entries = value.get_mut("entry")?.as_array_mut()?;
-    let mut kept = false;
-    for entry in entries.iter_mut() {
-        if who.is_named_in_json(entry) {
-            *entry = Value::Object(fhir::json::Object::default());
-        } else {
-            kept = true;
+    let mut emptied = vec![false; entries.len()];
+    // Each round empties an entry or is the last.
+    loop {
+        let named = |(n, entry): &(usize, &Value)| !emptied[*n] && who.is_named_in_json(entry);
+        let found: Vec<usize> = entries.iter().enumerate().filter(named).map(|(n, _)| n).collect();
+        if found.is_empty() {
+            break;
+        }
+        for n in found {
+            emptied[n] = true;
+            // Within a Bundle entries refer to each other by `fullUrl` (R4 §2.36.4).
+            let url = entries[n].get("fullUrl").and_then(Value::as_str).map(str::to_owned);
+            url.into_iter().for_each(|url| who.learn(url));
+            entries[n] = Value::Object(fhir::json::Object::default());
         }
     }
+    let kept = emptied.contains(&false);
     let named = who.is_named_in_json(&value);
     (kept && !named).then(|| fhir::json::to_vec(&value))
 }
@@ -276,6 +336,10 @@ mod tests {
             ("PID|1||||GONE^A||19700203", true),
             ("PID|1||||GONE^A||19710203", false),
             ("PID|1||MRN71^^^H^MR||Other", false),
+            ("PID#1##MRN7*H", true),
+            ("Observation/p1", false),
+            ("https://h/fhir/ehr/Patient/p1/_history/2", true),
+            ("OtherPatient/p1", false),
             ("", false),
         ] {
             assert_eq!(who().is_named_in(text.as_bytes()), expected, "{text}");
@@ -301,6 +365,12 @@ mod tests {
         let entries = left.get("entry").unwrap().as_array().unwrap();
         assert_eq!(entries.len(), 2);
         assert!(entries[0].get("resource").is_some() && entries[1].get("resource").is_none());
+        let body = br#"{"resourceType":"Bundle","entry":[{"resource":{"id":"x","v":"MRN8"}},
+            {"fullUrl":"urn:uuid:e","resource":{"subject":{"reference":"urn:uuid:p"}}},
+            {"resource":{"encounter":{"reference":"urn:uuid:e"},"value":"last seen"}},
+            {"fullUrl":"urn:uuid:p","resource":{"identifier":[{"value":"MRN7"}]}}]}"#;
+        let left = String::from_utf8(bundle(body, &who()).unwrap()).unwrap();
+        assert!(left.contains("MRN8") && !left.contains("last seen") && !left.contains("urn:uuid"), "{left}");
         assert!(bundle(br#"{"resourceType":"Patient","id":"p1"}"#, &who()).is_none());
     }
 

@@ -1,4 +1,4 @@
-//! What stands: holds and erasures, as the facts say. Pure: a fact in, a state out, the same at every start.
+//! What stands: holds, erasures and disposals, as the facts say. Pure: a fact in, a state out, the same at every start.
 
 use std::collections::BTreeMap;
 
@@ -6,8 +6,8 @@ use base::{DomainName, LogicalId, Ordinal, PrincipalId, Timestamp};
 use serde::{Deserialize, Serialize};
 
 /// Facts of this crate have kinds of these prefixes.
-pub const PREFIXES: [&str; 2] = ["erasure-", "hold-"];
-/// Approvals that an erasure needs, by different people, none of them the requester.
+pub const PREFIXES: [&str; 3] = ["disposal-", "erasure-", "hold-"];
+/// Approvals that an erasure or a disposal needs, by different people, none of them the requester.
 pub const APPROVERS: usize = 2;
 
 /// A source record of a domain: whom an erasure or hold is about.
@@ -28,15 +28,18 @@ pub enum Ground {
     Order,
     /// The record should never have been made: another person's, a test, a double.
     EnteredInError,
+    /// The duty to keep it is over; only a disposal says so.
+    RetentionEnded,
 }
 
 impl Ground {
+    /// A ground that a person may give.
     pub fn parse(code: &str) -> Option<Ground> {
-        serde_json::from_value(code.into()).ok()
+        serde_json::from_value(code.into()).ok().filter(|ground| *ground != Ground::RetentionEnded)
     }
 
     pub fn yields_to_retention(self) -> bool {
-        matches!(self, Ground::PatientRequest)
+        matches!(self, Ground::PatientRequest | Ground::RetentionEnded)
     }
 }
 
@@ -75,15 +78,18 @@ pub enum Event {
     },
     HoldLifted {
         hold: u64,
+        reason: String,
         by: PrincipalId,
     },
+    /// `disposal`: approved with it.
     ErasureRequested {
         subject: Subject,
         ground: Ground,
         reason: String,
         by: PrincipalId,
+        disposal: Option<u64>,
     },
-    /// Refused by the checks, or by a person.
+    /// Refused by a person, or by what stands against it.
     ErasureRefused {
         erasure: u64,
         by: PrincipalId,
@@ -98,9 +104,12 @@ pub enum Event {
     ErasureHidden {
         erasure: u64,
     },
+    /// A piece of the plan, from 0; `more` follow.
     ErasurePlanned {
         erasure: u64,
+        part: u32,
         plan: String,
+        more: bool,
     },
     /// `epoch`: the key epoch at the time; final when it is gone.
     ErasureDestroyed {
@@ -116,11 +125,30 @@ pub enum Event {
         erasure: u64,
         text: String,
     },
-    DisposalCertified {
+    /// Records of a domain whose last entry is of `through` or before, and whose duty to be kept is over.
+    DisposalRequested {
         domain: DomainName,
-        class: String,
-        year: u16,
+        through: u16,
+        reason: String,
         by: PrincipalId,
+    },
+    DisposalRefused {
+        disposal: u64,
+        by: PrincipalId,
+        why: String,
+    },
+    DisposalApproved {
+        disposal: u64,
+        by: PrincipalId,
+    },
+    /// Its records are erasures of their own now; `held` stayed behind for a hold or a longer duty.
+    DisposalListed {
+        disposal: u64,
+        records: u64,
+        held: u64,
+    },
+    DisposalCertified {
+        disposal: u64,
         text: String,
     },
 }
@@ -139,12 +167,16 @@ impl Event {
             Event::ErasureDestroyed { .. } => "erasure-destroyed",
             Event::ErasureFinal { .. } => "erasure-final",
             Event::ErasureCertified { .. } => "erasure-certified",
-            Event::DisposalCertified { .. } => "erasure-disposal-certified",
+            Event::DisposalRequested { .. } => "disposal-requested",
+            Event::DisposalRefused { .. } => "disposal-refused",
+            Event::DisposalApproved { .. } => "disposal-approved",
+            Event::DisposalListed { .. } => "disposal-listed",
+            Event::DisposalCertified { .. } => "disposal-certified",
         }
     }
 }
 
-/// How far an erasure is.
+/// How far an erasure or a disposal is. A disposal is never hidden, planned, destroyed or final itself: its records are.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum State {
@@ -155,6 +187,7 @@ pub enum State {
     Planned,
     Destroyed,
     Final,
+    Listed,
     Certified,
 }
 
@@ -167,35 +200,73 @@ pub struct Step {
     pub by: Option<PrincipalId>,
 }
 
-/// An erasure as the facts have it. Its number is the position of its request.
+/// What is asked for, who approved it, and how far it is. Its number is the position of its request.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
-pub struct Erasure {
+pub struct Case {
     pub number: u64,
-    pub subject: Subject,
-    pub ground: Ground,
     pub reason: String,
     pub requester: PrincipalId,
     pub approvers: Vec<PrincipalId>,
     pub state: State,
     pub steps: Vec<Step>,
     pub refusal: Option<String>,
-    pub disclosed: Vec<String>,
-    pub plan: Option<String>,
-    pub copies: String,
-    pub epoch: Option<u64>,
     pub certificate: Option<String>,
 }
 
-/// What stands against an erasure or an expiry.
+impl Case {
+    fn take(&mut self, step: Step, state: State) {
+        self.steps.push(step);
+        self.state = state;
+    }
+
+    fn approve(&mut self, step: Step, by: PrincipalId) {
+        self.approvers.push(by);
+        let enough = self.approvers.len() >= APPROVERS;
+        self.take(step, if enough { State::Approved } else { State::Requested });
+    }
+}
+
+/// An erasure as the facts have it.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct Erasure {
+    #[serde(flatten)]
+    pub case: Case,
+    pub subject: Subject,
+    pub ground: Ground,
+    pub disposal: Option<u64>,
+    pub disclosed: Vec<String>,
+    #[serde(skip)]
+    pub plan: Option<String>,
+    pub copies: String,
+    pub epoch: Option<u64>,
+}
+
+/// The disposal of a domain's records whose duty is over.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct Disposal {
+    #[serde(flatten)]
+    pub case: Case,
+    pub domain: DomainName,
+    pub through: u16,
+    pub records: u64,
+    pub held: u64,
+}
+
+/// What stands against an erasure or a disposal.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum Against {
-    #[error("a {kind} hold stands against it (control/{hold}): it must be lifted first")]
-    Hold { hold: u64, kind: &'static str },
+    #[error("a legal hold stands against it (control/{hold}): `ward hold lift {hold}` when the matter is closed")]
+    Legal { hold: u64 },
     #[error(
-        "the records must be kept until the end of {until} (class {class}): only an order or an error in making them goes before that"
+        "an open request of the patient stands against it (control/{hold}): answer it, then `ward hold lift {hold}`"
+    )]
+    Request { hold: u64 },
+    #[error(
+        "the record must be kept until the end of {until} (class {class}): before that only an order or an error in \
+         making it ends it (--ground order, --ground entered-in-error)"
     )]
     Retention { class: String, until: u16 },
-    #[error("an erasure of this record is under way already (control/{erasure})")]
+    #[error("an erasure of this record is under way or done already (control/{erasure})")]
     UnderWay { erasure: u64 },
 }
 
@@ -204,113 +275,143 @@ pub enum Against {
 pub struct Book {
     pub holds: BTreeMap<u64, Hold>,
     pub erasures: BTreeMap<u64, Erasure>,
+    pub disposals: BTreeMap<u64, Disposal>,
 }
 
 impl Book {
-    /// Takes in a fact. One that does not fit what stands changes nothing: the first word counts.
+    /// Takes in a fact. One that does not fit what stands changes nothing.
     pub fn apply(&mut self, position: u64, at: Timestamp, event: Event) {
         let what = event.kind();
-        let mut step = |book: &mut Book, erasure: u64, by: Option<PrincipalId>, state: State| {
-            let found = book.erasures.get_mut(&erasure)?;
-            found.steps.push(Step { position, at, what, by });
-            found.state = state;
-            Some(erasure)
-        };
+        let step = |by: Option<PrincipalId>| Step { position, at, what, by };
         match event {
             Event::HoldPlaced { hold } => drop(self.holds.insert(position, hold)),
             Event::HoldLifted { hold, .. } => drop(self.holds.remove(&hold)),
-            Event::ErasureRequested { subject, ground, reason, by } => {
-                let erasure = Erasure {
-                    number: position,
-                    subject,
-                    ground,
-                    reason,
-                    requester: by.clone(),
-                    approvers: Vec::new(),
-                    state: State::Requested,
-                    steps: vec![Step { position, at, what, by: Some(by) }],
-                    refusal: None,
-                    disclosed: Vec::new(),
-                    plan: None,
-                    copies: String::new(),
-                    epoch: None,
-                    certificate: None,
-                };
+            Event::ErasureRequested { subject, ground, reason, by, disposal } => {
+                let mut case = open(step(Some(by.clone())), reason, by);
+                if let Some(disposal) = disposal.and_then(|number| self.disposals.get(&number)) {
+                    case.approvers.clone_from(&disposal.case.approvers);
+                    case.state = State::Approved;
+                }
+                let (disclosed, plan, copies, epoch) = (Vec::new(), None, String::new(), None);
+                let erasure = Erasure { case, subject, ground, disposal, disclosed, plan, copies, epoch };
                 self.erasures.insert(position, erasure);
             }
-            Event::ErasureRefused { erasure, by, why } => {
-                step(self, erasure, Some(by), State::Refused);
-                self.with(erasure, |e| e.refusal = Some(why));
+            Event::ErasureRefused { erasure, by, why } => self.erasure(erasure, |e| {
+                e.case.take(step(Some(by)), State::Refused);
+                e.case.refusal = Some(why);
+            }),
+            Event::ErasureApproved { erasure, by, disclosed } => self.erasure(erasure, |e| {
+                e.case.approve(step(Some(by.clone())), by);
+                e.disclosed = disclosed;
+            }),
+            Event::ErasureHidden { erasure } => self.erasure(erasure, |e| e.case.take(step(None), State::Hidden)),
+            Event::ErasurePlanned { erasure, part, plan, more } => self.erasure(erasure, |e| {
+                let whole = e.plan.get_or_insert_default();
+                if part == 0 {
+                    whole.clear();
+                }
+                whole.push_str(&plan);
+                e.case.take(step(None), if more { State::Hidden } else { State::Planned });
+            }),
+            Event::ErasureDestroyed { erasure, epoch, copies } => self.erasure(erasure, |e| {
+                e.case.take(step(None), State::Destroyed);
+                (e.epoch, e.copies) = (Some(epoch), copies);
+            }),
+            Event::ErasureFinal { erasure, .. } => self.erasure(erasure, |e| e.case.take(step(None), State::Final)),
+            Event::ErasureCertified { erasure, text } => self.erasure(erasure, |e| {
+                e.case.take(step(None), State::Certified);
+                e.case.certificate = Some(text);
+            }),
+            Event::DisposalRequested { domain, through, reason, by } => {
+                let case = open(step(Some(by.clone())), reason, by);
+                self.disposals.insert(position, Disposal { case, domain, through, records: 0, held: 0 });
             }
-            Event::ErasureApproved { erasure, by, disclosed } => {
-                let enough = self.erasures.get(&erasure).is_some_and(|e| e.approvers.len() + 1 >= APPROVERS);
-                let state = if enough { State::Approved } else { State::Requested };
-                step(self, erasure, Some(by.clone()), state);
-                self.with(erasure, |e| {
-                    e.approvers.push(by);
-                    e.disclosed = disclosed;
-                });
+            Event::DisposalRefused { disposal, by, why } => self.disposal(disposal, |d| {
+                d.case.take(step(Some(by)), State::Refused);
+                d.case.refusal = Some(why);
+            }),
+            Event::DisposalApproved { disposal, by } => {
+                self.disposal(disposal, |d| d.case.approve(step(Some(by.clone())), by));
             }
-            Event::ErasureHidden { erasure } => drop(step(self, erasure, None, State::Hidden)),
-            Event::ErasurePlanned { erasure, plan } => {
-                step(self, erasure, None, State::Planned);
-                self.with(erasure, |e| e.plan = Some(plan));
-            }
-            Event::ErasureDestroyed { erasure, epoch, copies } => {
-                step(self, erasure, None, State::Destroyed);
-                self.with(erasure, |e| (e.epoch, e.copies) = (Some(epoch), copies));
-            }
-            Event::ErasureFinal { erasure, .. } => drop(step(self, erasure, None, State::Final)),
-            Event::ErasureCertified { erasure, text } => {
-                step(self, erasure, None, State::Certified);
-                self.with(erasure, |e| e.certificate = Some(text));
-            }
-            Event::DisposalCertified { .. } => {}
+            Event::DisposalListed { disposal, records, held } => self.disposal(disposal, |d| {
+                d.case.take(step(None), State::Listed);
+                (d.records, d.held) = (records, held);
+            }),
+            Event::DisposalCertified { disposal, text } => self.disposal(disposal, |d| {
+                d.case.take(step(None), State::Certified);
+                d.case.certificate = Some(text);
+            }),
         }
     }
 
-    fn with(&mut self, erasure: u64, change: impl FnOnce(&mut Erasure)) {
-        if let Some(erasure) = self.erasures.get_mut(&erasure) {
+    fn erasure(&mut self, number: u64, change: impl FnOnce(&mut Erasure)) {
+        if let Some(erasure) = self.erasures.get_mut(&number) {
             change(erasure);
         }
     }
 
-    /// The hold that keeps a record, or with none the first of the domain.
+    fn disposal(&mut self, number: u64, change: impl FnOnce(&mut Disposal)) {
+        if let Some(disposal) = self.disposals.get_mut(&number) {
+            change(disposal);
+        }
+    }
+
+    /// An erasure or a disposal.
+    pub fn case(&self, number: u64) -> Option<&Case> {
+        let erasure = self.erasures.get(&number).map(|erasure| &erasure.case);
+        erasure.or_else(|| self.disposals.get(&number).map(|disposal| &disposal.case))
+    }
+
+    /// The hold that keeps a record, or with none the first over the whole domain.
     pub fn hold_on(&self, domain: &DomainName, patient: Option<Ordinal>) -> Option<Against> {
         let holds = |hold: &Hold| {
             hold.domain == *domain
                 && match (&hold.patient, patient) {
-                    (None, _) | (_, None) => true,
-                    (Some(held), Some(patient)) => held.ordinal == patient,
+                    (None, _) => true,
+                    (Some(held), patient) => Some(held.ordinal) == patient,
                 }
         };
-        self.holds.iter().find(|(_, hold)| holds(hold)).map(|(number, hold)| Against::Hold {
-            hold: *number,
-            kind: match hold.kind {
-                HoldKind::Legal => "legal",
-                HoldKind::PatientRequest => "patient-request",
-            },
+        self.holds.iter().find(|(_, hold)| holds(hold)).map(|(hold, what)| match what.kind {
+            HoldKind::Legal => Against::Legal { hold: *hold },
+            HoldKind::PatientRequest => Against::Request { hold: *hold },
         })
     }
 
-    /// What stands against an erasure now. `kept` names the classes and years of the record's keys, with the last year
+    /// What stands against an erasure in a year. `kept` names the classes of the record's keys, with the last year
     /// through which each must be kept.
     pub fn against(&self, subject: &Subject, ground: Ground, kept: &[(String, u16)], year: u16) -> Option<Against> {
         if let Some(hold) = self.hold_on(&subject.domain, Some(subject.ordinal)) {
             return Some(hold);
         }
-        if let Some((class, until)) = kept.iter().filter(|(_, until)| *until >= year).max_by_key(|(_, until)| *until)
-            && ground.yields_to_retention()
-        {
-            return Some(Against::Retention { class: class.clone(), until: *until });
-        }
-        None
+        let longest = kept.iter().filter(|(_, until)| *until >= year).max_by_key(|(_, until)| *until);
+        let (class, until) = longest.filter(|_| ground.yields_to_retention())?;
+        Some(Against::Retention { class: class.clone(), until: *until })
     }
 
     /// An erasure of this record that is not refused.
-    pub fn under_way(&self, subject: &Subject) -> Option<Against> {
-        let same = |e: &&Erasure| e.subject == *subject && e.state != State::Refused;
-        self.erasures.values().find(same).map(|e| Against::UnderWay { erasure: e.number })
+    pub fn under_way(&self, subject: &Subject) -> Option<&Erasure> {
+        let same = |e: &&Erasure| e.subject.domain == subject.domain && e.subject.ordinal == subject.ordinal;
+        self.erasures.values().filter(same).find(|e| e.case.state != State::Refused)
+    }
+}
+
+impl Erasure {
+    /// The plan, once the whole of it is durable.
+    pub fn whole_plan(&self) -> Option<&str> {
+        self.plan.as_deref().filter(|_| self.case.state >= State::Planned)
+    }
+}
+
+fn open(step: Step, reason: String, requester: PrincipalId) -> Case {
+    Case {
+        number: step.position,
+        reason,
+        requester,
+        approvers: Vec::new(),
+        state: State::Requested,
+        steps: vec![step],
+        refusal: None,
+        certificate: None,
     }
 }
 
@@ -322,33 +423,41 @@ mod tests {
         PrincipalId::parse(name).unwrap()
     }
 
+    fn ehr() -> DomainName {
+        DomainName::parse("ehr").unwrap()
+    }
+
     fn subject() -> Subject {
-        Subject {
-            domain: DomainName::parse("ehr").unwrap(),
-            patient: LogicalId::parse("p1").unwrap(),
-            ordinal: Ordinal(7),
-        }
+        Subject { domain: ehr(), patient: LogicalId::parse("p1").unwrap(), ordinal: Ordinal(7) }
+    }
+
+    fn requested(ground: Ground, disposal: Option<u64>) -> Event {
+        Event::ErasureRequested { subject: subject(), ground, reason: "order 1".into(), by: by("a"), disposal }
     }
 
     #[test]
     fn two_approvals_make_it_and_every_event_survives_its_json() {
         let mut book = Book::default();
-        let (ground, reason) = (Ground::Order, "order 1".to_owned());
         let events = [
-            Event::ErasureRequested { subject: subject(), ground, reason, by: by("a") },
-            Event::ErasureApproved { erasure: 0, by: by("b"), disclosed: vec![] },
-            Event::ErasureApproved { erasure: 0, by: by("c"), disclosed: vec!["x".into()] },
-            Event::ErasureHidden { erasure: 0 },
+            (requested(Ground::Order, None), State::Requested),
+            (Event::ErasureApproved { erasure: 0, by: by("b"), disclosed: vec![] }, State::Requested),
+            (Event::ErasureApproved { erasure: 0, by: by("c"), disclosed: vec!["x".into()] }, State::Approved),
+            (Event::ErasureHidden { erasure: 0 }, State::Hidden),
+            (Event::ErasurePlanned { erasure: 0, part: 0, plan: "lost".into(), more: true }, State::Hidden),
+            (Event::ErasurePlanned { erasure: 0, part: 0, plan: "on".into(), more: true }, State::Hidden),
+            (Event::ErasurePlanned { erasure: 0, part: 1, plan: "e".into(), more: false }, State::Planned),
+            (Event::ErasureDestroyed { erasure: 0, epoch: 3, copies: "none".into() }, State::Destroyed),
+            (Event::ErasureFinal { erasure: 0, epoch: 4 }, State::Final),
+            (Event::ErasureCertified { erasure: 0, text: "done".into() }, State::Certified),
         ];
-        let mut states = Vec::new();
-        for (n, event) in events.into_iter().enumerate() {
+        for (n, (event, state)) in events.into_iter().enumerate() {
             let again: Event = serde_json::from_slice(&serde_json::to_vec(&event).unwrap()).unwrap();
             assert_eq!(again, event);
             book.apply(n as u64, Timestamp(n as i64), event);
-            states.push(book.erasures[&0].state);
+            assert_eq!(book.erasures[&0].case.state, state);
+            assert_eq!(book.erasures[&0].whole_plan(), (state >= State::Planned).then_some("one"));
         }
-        assert_eq!(states, [State::Requested, State::Requested, State::Approved, State::Hidden]);
-        assert_eq!(book.erasures[&0].disclosed, ["x"]);
+        assert_eq!((book.erasures[&0].disclosed.as_slice(), book.erasures[&0].epoch), (&["x".to_owned()][..], Some(3)));
     }
 
     #[test]
@@ -359,20 +468,35 @@ mod tests {
         assert!(matches!(against(&book, Ground::PatientRequest, 2032), Some(Against::Retention { until: 2032, .. })));
         assert_eq!(against(&book, Ground::PatientRequest, 2033), None);
         assert_eq!(against(&book, Ground::Order, 2026), None);
-        let hold = |patient| Hold {
-            domain: subject().domain,
-            patient,
-            kind: HoldKind::Legal,
-            reason: "case".into(),
-            by: by("a"),
+        let place = |patient, kind| Event::HoldPlaced {
+            hold: Hold { domain: ehr(), patient, kind, reason: "case 12".into(), by: by("a") },
         };
-        let other = Subject { ordinal: Ordinal(8), ..subject() };
-        book.apply(4, Timestamp(0), Event::HoldPlaced { hold: hold(Some(other)) });
-        assert_eq!(against(&book, Ground::Order, 2026), None, "another record's");
-        book.apply(5, Timestamp(0), Event::HoldPlaced { hold: hold(None) });
-        assert_eq!(against(&book, Ground::Order, 2026), Some(Against::Hold { hold: 5, kind: "legal" }));
-        book.apply(6, Timestamp(0), Event::HoldLifted { hold: 5, by: by("a") });
-        assert_eq!(against(&book, Ground::Order, 2026), None);
-        assert!(book.hold_on(&subject().domain, None).is_some(), "an expiry of the domain is held by any");
+        book.apply(4, Timestamp(4), place(Some(subject()), HoldKind::PatientRequest));
+        assert_eq!(against(&book, Ground::Order, 2033), Some(Against::Request { hold: 4 }));
+        assert_eq!(book.hold_on(&ehr(), Some(Ordinal(8))), None);
+        assert_eq!(book.hold_on(&ehr(), None), None, "a record's hold keeps the record, not the domain");
+        book.apply(5, Timestamp(5), Event::HoldLifted { hold: 4, reason: "answered".into(), by: by("b") });
+        book.apply(6, Timestamp(6), place(None, HoldKind::Legal));
+        assert_eq!(book.hold_on(&ehr(), Some(Ordinal(8))), Some(Against::Legal { hold: 6 }));
+    }
+
+    #[test]
+    fn the_records_of_a_disposal_are_approved_with_it() {
+        let mut book = Book::default();
+        let (domain, reason) = (ehr(), "schedule 2026".to_owned());
+        let events = [
+            Event::DisposalRequested { domain, through: 2019, reason, by: by("a") },
+            Event::DisposalApproved { disposal: 0, by: by("b") },
+            Event::DisposalApproved { disposal: 0, by: by("c") },
+            requested(Ground::RetentionEnded, Some(0)),
+            Event::DisposalListed { disposal: 0, records: 1, held: 2 },
+        ];
+        for (n, event) in events.into_iter().enumerate() {
+            book.apply(n as u64, Timestamp(n as i64), event);
+        }
+        assert_eq!((book.case(0).unwrap().state, book.case(3).unwrap().state), (State::Listed, State::Approved));
+        assert_eq!(book.case(3).unwrap().approvers, [by("b"), by("c")]);
+        assert_eq!(book.under_way(&subject()).map(|e| e.case.number), Some(3));
+        assert_eq!(Ground::parse("retention-ended"), None);
     }
 }

@@ -1,12 +1,19 @@
-//! Rights of patients: holds, erasure to its certificate, disposal of what has expired.
+//! Rights of patients and duties of those who keep records: holds, erasure to its certificate, disposal of what has
+//! been kept long enough.
 //!
-//! [`book`] is the state, derived from governance facts (`store::Facts`) and from nothing else; [`rights`] takes steps: it
-//! checks, appends the fact, and has the estate do what the fact says; [`certificate`] writes what was done. What must be
-//! hidden and destroyed is behind the port [`Estate`], which the node fills. Never here: keys, rows, files, HTTP.
+//! [`book`] is the state, derived from governance facts (`store::Facts`) and from nothing else; [`rights`] takes what
+//! people decide: it checks and appends the fact; [`work`] has the estate do what the facts say; [`certificate`] writes
+//! what was done. What must be hidden and destroyed is behind the port [`Estate`], which the node fills. Never here:
+//! keys, rows, files, HTTP.
 
 pub mod book;
 pub mod certificate;
+pub mod estate;
+pub mod retention;
 pub mod rights;
+mod work;
 
-pub use book::{Against, Book, Erasure, Event, Ground, Hold, HoldKind, State, Subject};
-pub use rights::{Estate, KeepPlan, PortError, Record, Rights, RightsError};
+pub use book::{Against, Book, Case, Disposal, Erasure, Event, Ground, Hold, HoldKind, State, Subject};
+pub use estate::{Due, Estate, KeepPlan, MemoryEstate, PortError, Record, Records};
+pub use retention::{YearOfRecords, years_of};
+pub use rights::{Rights, RightsError};

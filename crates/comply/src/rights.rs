@@ -1,58 +1,21 @@
-//! [`Rights`]: takes each step once its checks hold: the fact first, then what it says. Every step may be repeated, so a
-//! crash anywhere goes on at the next start.
+//! [`Rights`]: what people decide about records: holds, requests, approvals. Each is checked and then a fact of the
+//! control log; what the facts demand is done by `work`.
 
+use std::collections::BTreeSet;
 use std::sync::Arc;
 
-use async_trait::async_trait;
-use base::{Clock, DomainName, LogicalId, Ordinal, PrincipalId};
+use base::{Clock, DomainName, LogicalId, PrincipalId};
 use parking_lot::RwLock;
 use store::{FactError, Facts};
 use tokio::sync::{Mutex, Notify};
 
-use crate::book::{Against, Book, Erasure, Event, Ground, Hold, HoldKind, PREFIXES, State, Subject};
-use crate::certificate;
+use crate::book::{APPROVERS, Against, Book, Erasure, Event, Ground, Hold, HoldKind, PREFIXES, State, Subject};
+use crate::estate::{Estate, PortError, Record, Records};
+use crate::retention::years_of;
 
 const REASON_BYTES_MAX: usize = 1_000;
-const RETRY_MS: u64 = 5_000;
-
-/// Why the estate could not do its part; the step is tried again.
-#[derive(Debug, thiserror::Error)]
-#[error("{0}")]
-pub struct PortError(pub String);
-
-/// A record that was found.
-#[derive(Debug, Clone)]
-pub struct Record {
-    pub ordinal: Ordinal,
-    /// Retention classes of its keys, each with the last year through which it must be kept.
-    pub kept: Vec<(String, u16)>,
-}
-
-/// Keeps an estate's plan before it is carried out.
-#[async_trait]
-pub trait KeepPlan: Send + Sync {
-    /// When this returns the plan survives a crash.
-    async fn keep(&self, plan: String) -> Result<(), String>;
-}
-
-/// What must be hidden and destroyed. All but `hide` may take long; all may be repeated.
-#[async_trait]
-pub trait Estate: Send + Sync {
-    /// The source record behind a Patient id.
-    async fn find(&self, domain: &DomainName, patient: &LogicalId) -> Result<Option<Record>, PortError>;
-    /// From when this returns no door gives anything of the record.
-    fn hide(&self, subject: &Subject);
-    /// Takes it back.
-    fn unhide(&self, subject: &Subject);
-    /// Destroys records and keys, by the plan where there is one, else by one it makes and keeps first.
-    async fn destroy(&self, subject: &Subject, plan: Option<&str>, keep: &dyn KeepPlan) -> Result<(), PortError>;
-    /// Makes copies (data products) anew without the record and destroys the old ones; says in a sentence what it did.
-    async fn rewrite(&self, subject: &Subject) -> Result<String, PortError>;
-    /// The key epoch now; all earlier ones are gone.
-    async fn epoch(&self) -> Result<u64, PortError>;
-    /// Begins a new epoch and destroys the earlier ones.
-    async fn turn_epoch(&self) -> Result<(), PortError>;
-}
+/// Holds that stand, and cases that are not finished.
+const OPEN_MAX: usize = 100_000;
 
 #[derive(Debug, thiserror::Error)]
 pub enum RightsError {
@@ -62,6 +25,9 @@ pub enum RightsError {
     NotFound(&'static str),
     #[error("{0}")]
     Refused(&'static str),
+    /// The request contradicts itself or a limit.
+    #[error("{0}")]
+    Invalid(&'static str),
     #[error(transparent)]
     Estate(#[from] PortError),
     #[error(transparent)]
@@ -70,24 +36,35 @@ pub enum RightsError {
 
 /// Cheap to clone.
 #[derive(Clone)]
-pub struct Rights(Arc<Inner>);
+pub struct Rights(pub(crate) Arc<Inner>);
 
-struct Inner {
+pub(crate) struct Inner {
     facts: Facts,
-    clock: Arc<dyn Clock>,
+    pub clock: Arc<dyn Clock>,
     book: RwLock<(u64, Book)>,
-    /// One step at a time: what was checked still holds when its fact is appended.
-    turn: Mutex<()>,
-    work: Notify,
+    /// Domains whose copies are made anew once more: a restored copy brought a destroyed record back.
+    pub again: Mutex<BTreeSet<DomainName>>,
+    /// One fact at a time: what was checked still holds when it is appended.
+    pub turn: Mutex<()>,
+    /// One work at a time.
+    pub at_work: Mutex<()>,
+    pub work: Notify,
 }
 
 impl Rights {
-    /// Reads the facts from the first.
+    /// Reads the facts from the first. Before a door opens: what they hide must be hidden, also where a restored copy
+    /// shows it again.
     pub async fn open(facts: Facts, clock: Arc<dyn Clock>) -> Result<Rights, RightsError> {
-        let inner = Inner { facts, clock, book: RwLock::default(), turn: Mutex::default(), work: Notify::new() };
+        let (again, turn, at_work) = (Mutex::default(), Mutex::default(), Mutex::default());
+        let inner = Inner { facts, clock, book: RwLock::default(), again, turn, at_work, work: Notify::new() };
         let rights = Rights(Arc::new(inner));
         rights.follow().await?;
         Ok(rights)
+    }
+
+    /// The control log's facts.
+    pub fn facts(&self) -> &Facts {
+        &self.0.facts
     }
 
     async fn follow(&self) -> Result<(), RightsError> {
@@ -97,18 +74,22 @@ impl Rights {
             let Some(last) = facts.last() else { return Ok(()) };
             let upto = last.position + 1;
             let mut book = self.0.book.write();
-            for fact in facts {
+            // Another follower may have been faster.
+            let seen = book.0;
+            for fact in facts.into_iter().filter(|fact| fact.position >= seen) {
                 if PREFIXES.iter().any(|prefix| fact.kind.starts_with(prefix)) {
                     let event = serde_json::from_slice(&fact.body)
                         .map_err(|_| FactError::Forged { position: fact.position })?;
                     book.1.apply(fact.position, fact.at, event);
                 }
+                book.0 = fact.position + 1;
             }
-            book.0 = upto;
+            book.0 = book.0.max(upto);
         }
     }
 
-    async fn append(&self, event: &Event, public: &[u8]) -> Result<u64, RightsError> {
+    /// The caller holds the turn.
+    pub(crate) async fn append(&self, event: &Event, public: &[u8]) -> Result<u64, RightsError> {
         // Plain data always serialises.
         let body = serde_json::to_vec(event).unwrap_or_default();
         let position = self.0.facts.append_public(event.kind(), &body, public).await?;
@@ -120,33 +101,22 @@ impl Rights {
         self.0.book.read().1.clone()
     }
 
+    pub(crate) fn look<T>(&self, look: impl FnOnce(&Book) -> T) -> T {
+        look(&self.0.book.read().1)
+    }
+
     pub fn erasure(&self, number: u64) -> Result<Erasure, RightsError> {
-        self.0.book.read().1.erasures.get(&number).cloned().ok_or(RightsError::NotFound("erasure"))
+        self.look(|book| book.erasures.get(&number).cloned()).ok_or(RightsError::NotFound("erasure"))
     }
 
-    /// What stands against destroying a class and year of a domain now: any hold of the domain.
-    pub fn may_expire(&self, domain: &DomainName) -> Result<(), Against> {
-        self.0.book.read().1.hold_on(domain, None).map_or(Ok(()), Err)
+    pub(crate) fn year(&self) -> u16 {
+        u16::try_from(self.0.clock.now().year()).unwrap_or_default()
     }
 
-    /// Writes the certificate of an expiry that was carried out.
-    pub async fn certify_disposal(
-        &self,
-        domain: &DomainName,
-        class: &str,
-        year: u16,
-        by: &PrincipalId,
-        what: &str,
-    ) -> Result<u64, RightsError> {
-        let text = format!("CERTIFICATE OF DISPOSAL {domain} {class} {year}\n{what}\n");
-        let public = sha256(&text);
-        let (domain, class, by) = (domain.clone(), class.to_owned(), by.clone());
-        self.append(&Event::DisposalCertified { domain, class, year, by, text }, public.as_bytes()).await
-    }
-
+    /// A hold on a record, or with none on a whole domain; its number. Refused when the record is being destroyed.
     pub async fn place_hold(
         &self,
-        estate: &dyn Estate,
+        records: &dyn Records,
         domain: &DomainName,
         patient: Option<&LogicalId>,
         kind: HoldKind,
@@ -155,42 +125,41 @@ impl Rights {
     ) -> Result<u64, RightsError> {
         check_reason(&reason)?;
         let patient = match patient {
-            Some(patient) => Some(self.subject(estate, domain, patient).await?.0),
+            Some(patient) => Some(subject(records, domain, patient).await?.0),
             None => None,
         };
         let _turn = self.0.turn.lock().await;
+        if self.look(|book| book.holds.len()) >= OPEN_MAX {
+            return Err(RightsError::Refused("so many holds stand already: lift those whose matter is closed"));
+        }
+        if let Some(patient) = &patient
+            && let Some(erasure) = self.look(|book| book.under_way(patient).cloned())
+            && erasure.case.state >= State::Planned
+        {
+            return Err(RightsError::Refused("it is too late: the keys of this record are being destroyed"));
+        }
         let hold = Hold { domain: domain.clone(), patient, kind, reason, by: by.clone() };
         self.append(&Event::HoldPlaced { hold }, &[]).await
     }
 
-    pub async fn lift_hold(&self, hold: u64, by: &PrincipalId) -> Result<(), RightsError> {
+    pub async fn lift_hold(&self, hold: u64, reason: String, by: &PrincipalId) -> Result<(), RightsError> {
+        check_reason(&reason)?;
         let _turn = self.0.turn.lock().await;
-        if !self.0.book.read().1.holds.contains_key(&hold) {
+        if !self.look(|book| book.holds.contains_key(&hold)) {
             return Err(RightsError::NotFound("hold"));
         }
-        self.append(&Event::HoldLifted { hold, by: by.clone() }, &[]).await.map(drop)
+        self.append(&Event::HoldLifted { hold, reason, by: by.clone() }, &[]).await.map(drop)
     }
 
-    async fn subject(
-        &self,
-        estate: &dyn Estate,
-        domain: &DomainName,
-        patient: &LogicalId,
-    ) -> Result<(Subject, Record), RightsError> {
-        let record = estate.find(domain, patient).await?.ok_or(RightsError::NotFound("patient"))?;
-        let subject = Subject { domain: domain.clone(), patient: patient.clone(), ordinal: record.ordinal };
-        Ok((subject, record))
+    pub(crate) fn against(&self, subject: &Subject, ground: Ground, record: &Record) -> Option<Against> {
+        let year = self.year();
+        self.look(|book| book.against(subject, ground, &record.kept, year))
     }
 
-    fn against(&self, subject: &Subject, ground: Ground, record: &Record) -> Option<Against> {
-        let year = u16::try_from(self.0.clock.now().year()).unwrap_or_default();
-        self.0.book.read().1.against(subject, ground, &record.kept, year)
-    }
-
-    /// A request; its number. One that something stands against is on record as refused.
+    /// A request to erase a record; its number. One that something stands against is on record as refused.
     pub async fn request(
         &self,
-        estate: &dyn Estate,
+        records: &dyn Records,
         domain: &DomainName,
         patient: &LogicalId,
         ground: Ground,
@@ -198,13 +167,14 @@ impl Rights {
         by: &PrincipalId,
     ) -> Result<u64, RightsError> {
         check_reason(&reason)?;
-        let (subject, record) = self.subject(estate, domain, patient).await?;
+        let (subject, record) = subject(records, domain, patient).await?;
         let _turn = self.0.turn.lock().await;
-        if let Some(under_way) = self.0.book.read().1.under_way(&subject) {
-            return Err(under_way.into());
+        self.check_open()?;
+        if let Some(known) = self.look(|book| book.under_way(&subject).map(|erasure| erasure.case.number)) {
+            return Err(Against::UnderWay { erasure: known }.into());
         }
         let against = self.against(&subject, ground, &record);
-        let requested = Event::ErasureRequested { subject, ground, reason, by: by.clone() };
+        let requested = Event::ErasureRequested { subject, ground, reason, by: by.clone(), disposal: None };
         let number = self.append(&requested, &[]).await?;
         if let Some(against) = against {
             let refused = Event::ErasureRefused { erasure: number, by: by.clone(), why: against.to_string() };
@@ -214,17 +184,58 @@ impl Rights {
         Ok(number)
     }
 
+    /// A request to dispose of a domain's records whose last entry is of `through` or before and whose duty is over; its
+    /// number.
+    pub async fn request_disposal(
+        &self,
+        records: &dyn Records,
+        domain: &DomainName,
+        through: u16,
+        reason: String,
+        by: &PrincipalId,
+    ) -> Result<u64, RightsError> {
+        check_reason(&reason)?;
+        let class = records.class_of(domain);
+        let until = through.saturating_add(years_of(&class));
+        if until >= self.year() {
+            return Err(Against::Retention { class, until }.into());
+        }
+        let _turn = self.0.turn.lock().await;
+        self.check_open()?;
+        if let Some(hold) = self.look(|book| book.hold_on(domain, None)) {
+            return Err(hold.into());
+        }
+        let event = Event::DisposalRequested { domain: domain.clone(), through, reason, by: by.clone() };
+        self.append(&event, &[]).await
+    }
+
+    fn check_open(&self) -> Result<(), RightsError> {
+        let open = self.look(|book| {
+            let waiting = |state: State| state == State::Requested;
+            book.erasures.values().filter(|e| waiting(e.case.state)).count()
+                + book.disposals.values().filter(|d| waiting(d.case.state)).count()
+        });
+        if open < OPEN_MAX {
+            Ok(())
+        } else {
+            Err(RightsError::Refused("too many requests wait for approval: decide them"))
+        }
+    }
+
+    /// Refuses an erasure or a disposal that is not yet approved.
     pub async fn refuse(&self, number: u64, by: &PrincipalId, why: String) -> Result<(), RightsError> {
         check_reason(&why)?;
         let _turn = self.0.turn.lock().await;
-        if self.erasure(number)?.state != State::Requested {
-            return Err(RightsError::Refused("the erasure is decided already"));
-        }
-        self.append(&Event::ErasureRefused { erasure: number, by: by.clone(), why }, &[]).await.map(drop)
+        let by = by.clone();
+        let event = match self.decidable(number)? {
+            Deciding::Erasure(_) => Event::ErasureRefused { erasure: number, by, why },
+            Deciding::Disposal { .. } => Event::DisposalRefused { disposal: number, by, why },
+        };
+        self.append(&event, &[]).await.map(drop)
     }
 
-    /// Hides the record at the last approval, before the answer. What is disclosed is read after hiding, so that nothing
-    /// can be handed out unnoticed between.
+    /// An approval of an erasure or a disposal; the state then. The last one hides an erasure's record before it is
+    /// answered. `disclosed` is asked after hiding, so that nothing is handed out unnoticed between.
     pub async fn approve(
         &self,
         estate: &dyn Estate,
@@ -233,138 +244,101 @@ impl Rights {
         disclosed: impl AsyncFnOnce(&Subject) -> Result<Vec<String>, PortError>,
     ) -> Result<State, RightsError> {
         let _turn = self.0.turn.lock().await;
-        let erasure = self.erasure(number)?;
-        if erasure.state != State::Requested {
-            return Err(RightsError::Refused("the erasure is decided already"));
+        let deciding = self.decidable(number)?;
+        let (requester, approvers) =
+            self.look(|book| book.case(number).map(|case| (case.requester.clone(), case.approvers.clone()))).unzip();
+        let approvers = approvers.unwrap_or_default();
+        if requester.as_ref() == Some(by) {
+            return Err(RightsError::Refused("whoever asked for it cannot approve it: two others must"));
         }
-        if erasure.requester == *by {
-            return Err(RightsError::Refused("whoever asked for an erasure cannot approve it: two others must"));
-        }
-        if erasure.approvers.contains(by) {
+        if approvers.contains(by) {
             return Err(RightsError::Refused("you approved this already: another person must approve it too"));
         }
-        // What stands against it may have come since the request.
-        let (subject, record) = self.subject(estate, &erasure.subject.domain, &erasure.subject.patient).await?;
-        if let Some(against) = self.against(&subject, erasure.ground, &record) {
-            return Err(against.into());
+        let is_last = approvers.len() + 1 >= APPROVERS;
+        match deciding {
+            Deciding::Disposal { domain } => {
+                if let Some(hold) = self.look(|book| book.hold_on(&domain, None)) {
+                    return Err(hold.into());
+                }
+                self.append(&Event::DisposalApproved { disposal: number, by: by.clone() }, &[]).await?;
+            }
+            Deciding::Erasure(erasure) => {
+                // What stands against it may have come since the request.
+                let (found, record) = subject(estate, &erasure.subject.domain, &erasure.subject.patient).await?;
+                if let Some(against) = self.against(&found, erasure.ground, &record) {
+                    return Err(against.into());
+                }
+                if is_last {
+                    self.approve_last(estate, &erasure, by, disclosed).await?;
+                } else {
+                    let event = Event::ErasureApproved { erasure: number, by: by.clone(), disclosed: Vec::new() };
+                    self.append(&event, &[]).await?;
+                }
+            }
         }
-        let is_last = erasure.approvers.len() + 1 >= crate::book::APPROVERS;
-        if !is_last {
-            let event = Event::ErasureApproved { erasure: number, by: by.clone(), disclosed: Vec::new() };
-            self.append(&event, &[]).await?;
-            return Ok(State::Requested);
+        if is_last {
+            self.0.work.notify_one();
         }
-        estate.hide(&subject);
+        self.look(|book| book.case(number).map(|case| case.state)).ok_or(RightsError::NotFound("erasure"))
+    }
+
+    async fn approve_last(
+        &self,
+        estate: &dyn Estate,
+        erasure: &Erasure,
+        by: &PrincipalId,
+        disclosed: impl AsyncFnOnce(&Subject) -> Result<Vec<String>, PortError>,
+    ) -> Result<(), RightsError> {
+        let (subject, number) = (&erasure.subject, erasure.case.number);
+        estate.hide(subject);
         let approved = async {
-            let disclosed = disclosed(&subject).await?;
+            let disclosed = disclosed(subject).await?;
             let event = Event::ErasureApproved { erasure: number, by: by.clone(), disclosed };
             self.append(&event, &[]).await
         };
         if let Err(error) = approved.await {
             // The fact may or may not be durable; only where it is known not to be there the record is shown again.
-            if self.follow().await.is_ok() && self.erasure(number)?.state == State::Requested {
-                estate.unhide(&subject);
+            if self.follow().await.is_ok() && self.erasure(number)?.case.state == State::Requested {
+                estate.unhide(subject);
             }
             return Err(error);
         }
-        self.append(&Event::ErasureHidden { erasure: number }, &[]).await?;
-        self.0.work.notify_one();
-        Ok(State::Hidden)
+        self.append(&Event::ErasureHidden { erasure: number }, &[]).await.map(drop)
     }
 
-    /// Those whose record must be hidden before a door opens.
-    pub fn hidden(&self) -> Vec<Erasure> {
-        let book = self.0.book.read();
-        book.1.erasures.values().filter(|e| e.state >= State::Approved).cloned().collect()
-    }
-
-    /// Takes the next steps of an erasure, as far as they go now; the state it is in then.
-    pub async fn advance(&self, estate: &dyn Estate, number: u64) -> Result<State, RightsError> {
-        let _turn = self.0.turn.lock().await;
-        loop {
-            let erasure = self.erasure(number)?;
-            let event = match erasure.state {
-                State::Refused | State::Requested | State::Certified => return Ok(erasure.state),
-                State::Approved => {
-                    estate.hide(&erasure.subject);
-                    Event::ErasureHidden { erasure: number }
-                }
-                State::Hidden | State::Planned => {
-                    let keep = Keeper { rights: self, number };
-                    estate.destroy(&erasure.subject, erasure.plan.as_deref(), &keep).await?;
-                    let copies = estate.rewrite(&erasure.subject).await?;
-                    Event::ErasureDestroyed { erasure: number, epoch: estate.epoch().await?, copies }
-                }
-                State::Destroyed => match estate.epoch().await? {
-                    epoch if erasure.epoch.is_some_and(|destroyed| epoch > destroyed) => {
-                        Event::ErasureFinal { erasure: number, epoch }
-                    }
-                    _ => return Ok(State::Destroyed),
-                },
-                State::Final => {
-                    let text = certificate::text(&erasure, self.0.clock.now());
-                    let public = sha256(&text);
-                    let event = Event::ErasureCertified { erasure: number, text };
-                    self.append(&event, public.as_bytes()).await?;
-                    continue;
-                }
-            };
-            self.append(&event, &[]).await?;
-        }
-    }
-
-    /// Makes a destroyed erasure final now, by turning the key epoch.
-    pub async fn finish(&self, estate: &dyn Estate, number: u64) -> Result<State, RightsError> {
-        if self.advance(estate, number).await? == State::Destroyed {
-            estate.turn_epoch().await?;
-        }
-        self.advance(estate, number).await
-    }
-
-    /// Takes open erasures on until told to stop: at once when one is approved, and again and again where a step failed
-    /// or waits for the epoch.
-    pub async fn run(&self, estate: &dyn Estate, stop: impl Future<Output = ()>) {
-        tokio::pin!(stop);
-        loop {
-            for erasure in self.hidden().into_iter().filter(|e| e.state != State::Certified) {
-                tokio::select! {
-                    () = &mut stop => return,
-                    taken = self.advance(estate, erasure.number) => if let Err(error) = taken {
-                        tracing::error!(erasure = erasure.number, %error, "an erasure waits and is tried again");
-                    },
-                }
+    fn decidable(&self, number: u64) -> Result<Deciding, RightsError> {
+        self.look(|book| {
+            let case = book.case(number).ok_or(RightsError::NotFound("erasure"))?;
+            if case.state != State::Requested {
+                return Err(RightsError::Refused("this is decided already"));
             }
-            tokio::select! {
-                () = &mut stop => return,
-                () = self.0.work.notified() => {}
-                () = tokio::time::sleep(std::time::Duration::from_millis(RETRY_MS)) => {}
-            }
-        }
+            Ok(match (book.erasures.get(&number), book.disposals.get(&number)) {
+                (Some(erasure), _) => Deciding::Erasure(Box::new(erasure.clone())),
+                (None, Some(disposal)) => Deciding::Disposal { domain: disposal.domain.clone() },
+                (None, None) => return Err(RightsError::NotFound("erasure")),
+            })
+        })
     }
 }
 
-struct Keeper<'a> {
-    rights: &'a Rights,
-    number: u64,
+enum Deciding {
+    Erasure(Box<Erasure>),
+    Disposal { domain: DomainName },
 }
 
-#[async_trait]
-impl KeepPlan for Keeper<'_> {
-    async fn keep(&self, plan: String) -> Result<(), String> {
-        let event = Event::ErasurePlanned { erasure: self.number, plan };
-        self.rights.append(&event, &[]).await.map(drop).map_err(|error| error.to_string())
-    }
+pub(crate) async fn subject<R: Records + ?Sized>(
+    records: &R,
+    domain: &DomainName,
+    patient: &LogicalId,
+) -> Result<(Subject, Record), RightsError> {
+    let record = records.find(domain, patient).await?.ok_or(RightsError::NotFound("patient"))?;
+    let subject = Subject { domain: domain.clone(), patient: patient.clone(), ordinal: record.ordinal };
+    Ok((subject, record))
 }
 
 fn check_reason(reason: &str) -> Result<(), RightsError> {
-    if (1..=REASON_BYTES_MAX).contains(&reason.trim().len()) {
+    if (1..=REASON_BYTES_MAX).contains(&reason.trim().len()) && reason.len() <= 2 * REASON_BYTES_MAX {
         return Ok(());
     }
-    Err(RightsError::Refused("a reason of 1 to 1,000 letters is needed"))
-}
-
-/// What stays in the clear of a certificate: its text's hash, which a stranger can compare.
-fn sha256(text: &str) -> String {
-    let digest = aws_lc_rs::digest::digest(&aws_lc_rs::digest::SHA256, text.as_bytes());
-    format!("sha256 {}", base::hex::encode(digest.as_ref()))
+    Err(RightsError::Invalid("a reason of 1 to 1,000 bytes is needed"))
 }

@@ -5,6 +5,7 @@
 
 mod audit;
 mod break_glass;
+mod rights;
 
 use std::sync::Arc;
 
@@ -41,6 +42,7 @@ pub fn router(doors: Arc<Doors>) -> Router {
         .route("/openapi.json", get(openapi))
         .merge(audit::router())
         .merge(break_glass::routes())
+        .merge(rights::router())
         // A file handed in is at most one message of the largest size.
         .layer(DefaultBodyLimit::max(message_max))
         .with_state(doors)
@@ -237,6 +239,7 @@ async fn trace_entry(
                     Content::Hl7v2 => "hl7v2".to_owned(),
                     Content::Fhir(request) => format!("fhir {:?} {}", request.interaction, request.rtype).to_lowercase(),
                     Content::Replay { of } => format!("replay of {of}"),
+                    Content::Redacted { of, .. } => format!("what is left of {of}"),
                 },
                 "bytes": entry.body.expose().len(),
                 "content_hash": entry.envelope.content_hash,
@@ -522,6 +525,7 @@ mod tests {
             include_str!("admin.rs"),
             include_str!("admin/audit.rs"),
             include_str!("admin/break_glass.rs"),
+            include_str!("admin/rights.rs"),
             include_str!("sql.rs"),
             include_str!("health.rs"),
             include_str!("fhir/mod.rs"),

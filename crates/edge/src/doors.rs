@@ -28,6 +28,8 @@ pub struct Doors {
     pub shower: Arc<dyn ShowMasked + Send + Sync>,
     pub operator: Arc<dyn Operator>,
     pub audit: Arc<gate::AuditReader>,
+    pub rights: comply::Rights,
+    pub estate: Arc<dyn comply::Estate>,
     pub metrics: Arc<Metrics>,
     pub limits: Arc<Limits>,
     pub clock: Arc<dyn Clock>,

@@ -122,6 +122,11 @@ impl Resolver {
         Ok(set)
     }
 
+    /// Patients whom nobody sees now.
+    pub fn hidden(&self, domain: &DomainName) -> Result<Arc<RoaringBitmap>, Outage> {
+        self.sets.tombstones(domain)
+    }
+
     /// Whether the patient is in the principal's care team.
     pub fn is_own(&self, domain: &DomainName, principal: &PrincipalId, patient: Ordinal) -> Result<bool, Outage> {
         Ok(self.sets.care_team(principal, domain)?.contains(patient.0))

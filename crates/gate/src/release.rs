@@ -19,7 +19,7 @@ use roaring::RoaringBitmap;
 
 use crate::audit::record::{AuditRecord, Outcome};
 use crate::audit::target::AuditUnavailable;
-use crate::caller::{Caller, Origin};
+use crate::caller::{Caller, Origin, Outage};
 use crate::decide::rows_within;
 use crate::gate::Gate;
 
@@ -105,6 +105,10 @@ pub enum NotReleased {
     Expired,
     #[error("the permit was given to another caller")]
     OtherCaller,
+    #[error(transparent)]
+    Sets(#[from] Outage),
+    #[error("a patient of this response is no longer shown; ask again")]
+    Hidden,
     /// A door or a store returned more than it was permitted: nothing leaves.
     #[error(transparent)]
     NotCovered(#[from] NotCovered),
@@ -170,6 +174,8 @@ impl Gate {
         self.check(caller, &access)?;
         let records = access.grants.iter().map(|grant| self.record_of_access(caller, &access, grant)).collect();
         let index = self.audit().append(records).await?;
+        // Once more: whoever reads the log after hiding a patient must find every answer that still left.
+        self.check_hidden(&access)?;
         Ok(Release { decisions: access.grants.iter().map(|grant| grant.decision).collect(), index })
     }
 
@@ -187,6 +193,7 @@ impl Gate {
                 return Err(NotReleased::Expired);
             }
         }
+        self.check_hidden(access)?;
         for (domain, patients) in &access.patients {
             // Several permits for one domain: each patient must be within one of them.
             let mut left = patients.clone();
@@ -197,6 +204,20 @@ impl Gate {
             }
             if !left.is_empty() {
                 return Err(NotCovered("patient").into());
+            }
+        }
+        Ok(())
+    }
+
+    /// Patients who were hidden while the answer was made.
+    fn check_hidden(&self, access: &Access) -> Result<(), NotReleased> {
+        if access.action == Action::Write {
+            return Ok(());
+        }
+        for (domain, patients) in &access.patients {
+            let hidden = self.patients().hidden(domain)?;
+            if !patients.is_disjoint(&hidden) {
+                return Err(NotReleased::Hidden);
             }
         }
         Ok(())

@@ -258,6 +258,18 @@ async fn a_release_opens_only_its_own_and_checks_what_leaves() {
 }
 
 #[tokio::test]
+async fn an_answer_under_way_does_not_leave_once_its_patient_is_hidden() {
+    let world = World::new().await;
+    let (lee, ehr) = (world.lee().await, domain("ehr"));
+    let permit: Permit<Read> = world.gate.permit(&lee, read("Patient")).await.unwrap();
+    let of = |patient| Access::of(&permit, Action::Search, &origin()).patients(&ehr, [patient]);
+    assert!(world.gate.release(&lee, of(2)).await.is_ok());
+    world.patients.bury(&ehr, [2]);
+    assert_eq!(world.gate.release(&lee, of(2)).await.unwrap_err(), NotReleased::Hidden);
+    assert!(world.gate.release(&lee, of(3)).await.is_ok());
+}
+
+#[tokio::test]
 async fn permits_and_callers_expire() {
     let world = World::new().await;
     let lee = world.lee().await;

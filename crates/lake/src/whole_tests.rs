@@ -104,6 +104,7 @@ impl Node {
             vault: vault.clone(),
             index_dir: path.join("index"),
             domains: vec![ehr()],
+            retention: Default::default(),
             clock: self.clock.clone(),
             entropy: self.entropy.clone(),
             limits: Arc::new(Limits::default()),

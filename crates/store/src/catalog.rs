@@ -25,11 +25,15 @@ impl Catalog {
 }
 
 const MIGRATIONS: &[Migration] =
-    &[Migration { version: 1, statements: FIRST }, Migration { version: 2, statements: SHARED_ENTRIES }];
+    &[Migration { version: 1, statements: FIRST }, Migration { version: 2, statements: HELD_ENTRIES }];
 
-/// Journal entries whose keys are held by nobody alone: where an erasure looks for one patient among several.
-const SHARED_ENTRIES: &[&str] = &["CREATE TABLE shared_entry (domain TEXT NOT NULL, position BIGINT NOT NULL,
-        PRIMARY KEY (domain, position)) {rowless}"];
+/// Who holds the keys of journal entries that no lineage tells of: ordinal 0 for those held by nobody alone, where an
+/// erasure looks for one patient among several; else a patient whom the entry named and did not change.
+const HELD_ENTRIES: &[&str] = &[
+    "CREATE TABLE held_entry (domain TEXT NOT NULL, ordinal BIGINT NOT NULL, position BIGINT NOT NULL,
+        PRIMARY KEY (domain, ordinal, position)) {rowless}",
+    "CREATE INDEX resource_version_ordinal ON resource_version (domain, ordinal)",
+];
 
 const FIRST: &[&str] = &[
     // The last change number and patient ordinal given out.

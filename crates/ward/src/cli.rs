@@ -56,6 +56,15 @@ pub enum Command {
     /// Emergency access to one patient, in two steps, and its review.
     #[command(subcommand)]
     BreakGlass(crate::commands::break_glass::BreakGlass),
+    /// Erasure of a patient's record, from the request to its certificate.
+    #[command(subcommand)]
+    Erase(crate::commands::erase::Erase),
+    /// Holds: nothing they name is destroyed while they stand.
+    #[command(subcommand)]
+    Hold(crate::commands::erase::Hold),
+    /// Records that were kept long enough.
+    #[command(subcommand)]
+    Retention(crate::commands::erase::Retention),
     /// Measure this machine: figures with their conditions.
     Bench(Bench),
 }

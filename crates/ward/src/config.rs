@@ -99,7 +99,7 @@ pub struct Domain {
     pub steward: PrincipalId,
     #[serde(default)]
     pub contact: String,
-    /// Retention class of its records.
+    /// Retention class of its records, with the years after the one of the last entry: `clinical-6y`.
     #[serde(default = "retention")]
     pub retention: String,
     #[serde(default, rename = "source")]
@@ -260,6 +260,18 @@ impl Config {
                 "add domains/NAME/domain.toml; `ward init` writes an example",
             );
         }
+        for domain in self.domains.values() {
+            let is_class = vault::RetentionClass::parse(&domain.retention).is_ok();
+            if !is_class || comply::years_of(&domain.retention) == 0 {
+                let (path, what) =
+                    (format!("domains/{}/domain.toml", domain.name), "`retention` does not say how long");
+                reader.find(
+                    &path,
+                    what,
+                    "write a class and its years as clinical-6y: small letters, digits and dashes",
+                );
+            }
+        }
         self.check_listeners(reader);
         self.check_principals(reader);
         for agreement in &self.agreements {
@@ -382,6 +394,12 @@ impl Config {
                 );
             }
         }
+    }
+
+    /// How long each domain keeps its records.
+    pub fn retention(&self) -> std::collections::HashMap<DomainName, vault::RetentionClass> {
+        let class = |domain: &Domain| vault::RetentionClass::parse(&domain.retention).ok();
+        self.domains.values().filter_map(|domain| Some((domain.name.clone(), class(domain)?))).collect()
     }
 
     pub fn data(&self) -> PathBuf {

@@ -1,6 +1,7 @@
 //! `ward demo`: a whole mesh, fed by a synthetic hospital through every door, and a summary a person understands.
 
 mod care;
+mod erasure;
 
 use std::path::Path;
 use std::time::Instant;
@@ -137,6 +138,8 @@ async fn show(cli: &Cli, demo: &Demo, addresses: &Addresses, doors: &edge::Doors
     who_saw(client, &patient).await?;
     care::break_the_glass(addresses, &demo.folder, client, &hospital).await?;
     trace(client, &patient).await?;
+    let other = hospital.patients.get(1).map(|p| p.mrn.clone()).unwrap_or_default();
+    erasure::show(addresses, &demo.folder, client, &other).await?;
     say("");
     for log in ["audit", "control", "journal-ehr", "journal-laboratory"] {
         let folder = demo.folder.join("data/logs").join(log);

@@ -10,10 +10,10 @@ use async_trait::async_trait;
 use base::{Layer, Ordinal, Permit, Write};
 use serde::{Deserialize, Serialize};
 use store::Erased;
-use vault::{Holder, ObjectId};
+use vault::Holder;
 
 use super::work::{State, Work};
-use super::{BATCH_ENTRIES_MAX, Gathered, RefineError, Refiner, WHOLE};
+use super::{Gathered, RefineError, Refiner, Turn, WHOLE};
 use crate::envelope::{Content, Envelope};
 use crate::journal::{JournalEntry, JournalError};
 use crate::redact::{self, Left, LeftUnit, LeftVersion, Who};
@@ -34,8 +34,10 @@ pub struct Plan {
     pub successors: Vec<(u64, u64)>,
     /// Shared entries of which nothing is left.
     pub dropped: Vec<u64>,
-    /// Vault objects of the shared entries, hexadecimal.
-    pub slots: Vec<String>,
+    /// Shared entries whose slots are dropped: those above, or the earlier successors that stood for them.
+    pub replaced: Vec<u64>,
+    /// Versions of others' resources, made by shared entries, that name the record; they stay as they are.
+    pub mentions: u64,
     /// Large bodies in the object store.
     pub objects: Vec<String>,
     /// Set-aside units (entry, unit) that go with them.
@@ -44,6 +46,14 @@ pub struct Plan {
     pub generations: Vec<u64>,
     /// Scope keys of the record, hexadecimal, with class and year.
     pub scopes: Vec<String>,
+}
+
+/// The shared entries that were looked at for a record, and those among them that name it.
+#[derive(Default)]
+struct Sought {
+    who: Who,
+    shared: BTreeSet<u64>,
+    naming: BTreeSet<u64>,
 }
 
 /// Keeps a plan before it is carried out.
@@ -63,14 +73,18 @@ impl Refiner {
         keeper: &dyn PlanKeeper,
     ) -> Result<(Plan, Erased), RefineError> {
         // Most of a lag is worked off before others must wait.
+        let mut seen = Sought::default();
         if planned.is_none() {
             self.catch_up().await?;
+            let permit = self.permit(Layer::Silver)?;
+            let (who, _) = self.who(&permit, patient, &mut Plan::default()).await?;
+            seen = self.seek(&who).await?;
         }
         let _turn = self.turn.lock().await;
         let plan = match planned {
             Some(plan) => plan,
             None => {
-                let plan = self.plan(patient).await?;
+                let plan = self.plan(patient, seen).await?;
                 keeper.keep(&plan).await.map_err(RefineError::Plan)?;
                 plan
             }
@@ -86,27 +100,57 @@ impl Refiner {
         self.journal.succeed(plan.successors.iter().copied());
     }
 
-    async fn plan(&self, patient: Ordinal) -> Result<Plan, RefineError> {
+    /// Shared entries that name the record, of those there are now. Refine may go on meanwhile.
+    async fn seek(&self, who: &Who) -> Result<Sought, RefineError> {
+        let none = BTreeSet::new();
+        self.seek_on(Sought { who: who.clone(), shared: none.clone(), naming: none }).await
+    }
+
+    /// The shared entries that came since.
+    async fn seek_on(&self, mut sought: Sought) -> Result<Sought, RefineError> {
+        loop {
+            let after = sought.shared.last().copied();
+            let page = self.silver.held_entries(&self.domain, Ordinal::NONE, after).await?;
+            if page.is_empty() {
+                return Ok(sought);
+            }
+            for index in page {
+                sought.shared.insert(index);
+                if let Some(entry) = self.open_living(index).await?
+                    && sought.who.is_named_in_entry(&entry)
+                {
+                    sought.naming.insert(index);
+                }
+            }
+        }
+    }
+
+    /// `None` where no key opens it.
+    async fn open_living(&self, index: u64) -> Result<Option<JournalEntry>, RefineError> {
+        match self.journal.open_at(index).await {
+            Ok(entry) => Ok(Some(entry)),
+            Err(JournalError::Destroyed { .. } | JournalError::Unreadable { .. }) => Ok(None),
+            Err(error) => Err(error.into()),
+        }
+    }
+
+    async fn plan(self: &Arc<Self>, patient: Ordinal, seen: Sought) -> Result<Plan, RefineError> {
         let (upto, generation) = self.journal.roll().await?;
         let mut position = self.position().await?;
         while position < upto {
-            position = self.step_alone(position, BATCH_ENTRIES_MAX, false).await?;
+            position = self.step_or_set_aside(position, Turn::Held).await?;
         }
         let permit = self.permit(Layer::Silver)?;
         let mut plan = Plan { upto, ..Plan::default() };
-        let (who, positions) = self.who(&permit, patient, &mut plan).await?;
-        let mut shared = HashSet::new();
-        let mut after = None;
-        loop {
-            let page = self.silver.shared_entries(&self.domain, after).await?;
-            let Some(last) = page.last().copied() else { break };
-            after = Some(last);
-            for index in page {
-                shared.insert(index);
-                self.plan_shared(&permit, patient, &who, index, positions.contains(&index), &mut plan).await?;
+        let (who, mut positions) = self.who(&permit, patient, &mut plan).await?;
+        let seen = if who == seen.who { seen } else { self.seek(&who).await? };
+        let seen = self.seek_on(seen).await?;
+        for index in &seen.shared {
+            if positions.remove(index) || seen.naming.contains(index) {
+                self.plan_shared(&permit, patient, &seen.who, *index, &mut plan).await?;
             }
         }
-        self.plan_own(positions.iter().copied().filter(|index| !shared.contains(index)), &mut plan).await?;
+        self.plan_own(positions, &mut plan).await?;
         plan.generations = self.vault.living_unassigned(&self.domain).await?;
         plan.generations.retain(|living| *living < generation);
         let scopes = self.vault.scopes_of(&self.domain, Holder::Record(patient)).await?;
@@ -114,7 +158,7 @@ impl Refiner {
         Ok(plan)
     }
 
-    /// By what the record is named, and the journal positions of its versions.
+    /// By what the record is named, and the journal positions of its versions and of entries it holds without one.
     async fn who(
         &self,
         permit: &Permit<Write>,
@@ -125,7 +169,7 @@ impl Refiner {
         loop {
             let (page, upto) = self.silver.record_versions(permit, &self.domain, patient, after, VERSIONS_PAGE).await?;
             if upto == after {
-                return Ok((who, positions));
+                break;
             }
             after = upto;
             for version in &page {
@@ -134,19 +178,22 @@ impl Refiner {
                 plan.versions += 1;
             }
         }
+        let mut after = None;
+        loop {
+            let page = self.silver.held_entries(&self.domain, patient, after).await?;
+            let Some(last) = page.last().copied() else { return Ok((who, positions)) };
+            after = Some(last);
+            positions.extend(page);
+        }
     }
 
     /// Entries whose key goes with the record: counted, hashed, and their large bodies found while they still open.
-    async fn plan_own(&self, positions: impl Iterator<Item = u64>, plan: &mut Plan) -> Result<(), RefineError> {
+    async fn plan_own(&self, positions: BTreeSet<u64>, plan: &mut Plan) -> Result<(), RefineError> {
         let mut digest = aws_lc_rs::digest::Context::new(&aws_lc_rs::digest::SHA256);
         for index in positions {
             plan.own_entries += 1;
             digest.update(self.journal.log().leaf_hash(index).map_err(JournalError::from)?.as_ref());
-            match self.journal.open_at(index).await {
-                Ok(entry) => plan.objects.extend(entry.large),
-                Err(JournalError::Destroyed { .. } | JournalError::Unreadable { .. }) => {}
-                Err(error) => return Err(error.into()),
-            }
+            plan.objects.extend(self.open_living(index).await?.and_then(|entry| entry.large));
         }
         plan.own_hash = base::hex::encode(digest.finish().as_ref());
         Ok(())
@@ -159,18 +206,9 @@ impl Refiner {
         patient: Ordinal,
         who: &Who,
         index: u64,
-        made_versions: bool,
         plan: &mut Plan,
     ) -> Result<(), RefineError> {
-        let entry = match self.journal.open_at(index).await {
-            Ok(entry) => entry,
-            Err(JournalError::Destroyed { .. } | JournalError::Unreadable { .. }) => return Ok(()),
-            Err(error) => return Err(error.into()),
-        };
-        let envelope = who.is_named_in(&entry.envelope.to_bytes());
-        if !made_versions && !envelope && !who.is_named_in(entry.body.expose()) {
-            return Ok(());
-        }
+        let Some(entry) = self.open_living(index).await? else { return Ok(()) };
         // An erasure that was planned and not kept left its successors behind: they are dropped like what they succeed.
         let (of, left, units) = match &entry.envelope.content {
             Content::Redacted { of, .. } => (*of, self.left_again(&entry, patient, who), Vec::new()),
@@ -180,7 +218,8 @@ impl Refiner {
             }
         };
         plan.set_aside.extend(units.into_iter().map(|unit| (of, unit)));
-        plan.slots.extend(entry.slots.iter().map(|slot| slot.object.to_string()));
+        plan.replaced.push(index);
+        plan.mentions += left.mentions(who);
         plan.objects.extend(entry.large.iter().cloned());
         if left.is_nothing() {
             plan.dropped.push(of);
@@ -255,8 +294,9 @@ impl Refiner {
         positions.extend(plan.dropped.iter().copied().chain(plan.successors.iter().map(|(of, _)| *of)));
         let positions: Vec<u64> = positions.into_iter().collect();
         let erased = self.silver.erase_record(&permit, &self.domain, patient, &positions, &plan.set_aside).await?;
-        let slots: Vec<ObjectId> = plan.slots.iter().filter_map(|text| ObjectId::parse(text)).collect();
-        self.vault.delete_slots(&slots).await?;
+        for index in &plan.replaced {
+            self.vault.delete_slots(&self.journal.objects_of(*index)?).await?;
+        }
         self.vault.destroy_holder(&self.domain, Holder::Record(patient)).await?;
         for generation in &plan.generations {
             self.vault.destroy_holder(&self.domain, Holder::Unassigned(*generation)).await?;
@@ -264,12 +304,11 @@ impl Refiner {
         for path in &plan.objects {
             self.journal.remove_large(path).await?;
         }
-        self.silver.renew_index_key(&self.domain).await?;
         Ok(erased)
     }
 
     /// A successor in its entry's place does again what the entry did for the others; at its own place, nothing.
-    pub(super) async fn refine_redacted(
+    pub(super) fn refine_redacted(
         &self,
         work: &mut Work<'_>,
         gathered: &mut Gathered,
@@ -280,7 +319,7 @@ impl Refiner {
         let patients: BTreeSet<Ordinal> =
             left.versions.iter().map(|version| version.patient).filter(|patient| patient.is_patient()).collect();
         if of != entry.index {
-            self.hold(gathered, entry, &patients);
+            self.hold(gathered, entry, &patients, &BTreeSet::new());
             return Ok(());
         }
         let mut stage = work.stage(of, entry.envelope.received);

@@ -266,6 +266,9 @@ pub(super) async fn patient_of(
     match local.map(LogicalId::parse) {
         Some(Ok(id)) => match stage.current("Patient", &id).await? {
             Some(patient) if !patient.deleted => Ok(patient.patient),
+            _ if stage.work.silver.is_erased_patient(stage.work.domain, &id) => {
+                refuse(410, "deleted", at, "the patient this resource refers to was erased: nothing is added to it")
+            }
             _ => refuse(422, "not-found", at, "the patient this resource refers to is not in this domain"),
         },
         Some(Err(_)) => refuse(422, "value", at, "the reference to the patient is not a valid reference"),

@@ -21,6 +21,7 @@ use vault::{Holder, Scope, Vault};
 pub use self::erase::{Plan, PlanKeeper};
 pub use self::fhir::parse_etag;
 use self::work::Work;
+pub(crate) use self::work::identifiers;
 use crate::envelope::{Content, Envelope};
 use crate::ids::IdMint;
 use crate::journal::{Journal, JournalEntry, JournalError};
@@ -54,6 +55,13 @@ pub struct Refiner {
     turn: tokio::sync::Mutex<()>,
 }
 
+/// Whether a step takes the turn, or whoever asks for it holds it.
+#[derive(Debug, Clone, Copy)]
+enum Turn {
+    Take,
+    Held,
+}
+
 #[derive(Debug, thiserror::Error)]
 pub enum RefineError {
     #[error(transparent)]
@@ -80,8 +88,8 @@ struct Gathered {
     counts: HashMap<(SourceName, &'static str), u64>,
     /// Scope of the keys of each entry: the patient it is about, or shared.
     rewraps: Vec<(Scope, Vec<vault::Slot>)>,
-    /// The entries whose keys are shared.
-    shared: Vec<u64>,
+    /// Holders of entries that no version tells of.
+    held: Vec<(u64, Ordinal)>,
 }
 
 impl Gathered {
@@ -111,13 +119,17 @@ impl Refiner {
         Refiner { domain, journal, silver, vault, gate, patients, ids, sources, limits, clock, turn }
     }
 
+    pub fn domain(&self) -> &DomainName {
+        &self.domain
+    }
+
     /// Refines until the journal as it stands now is applied. Run before the doors open.
     pub async fn catch_up(self: &Arc<Self>) -> Result<u64, RefineError> {
         let upto = self.journal.log().size();
         let mut position = self.position().await?;
         let from = position;
         while position < upto {
-            position = self.step_or_set_aside(position).await?;
+            position = self.step_or_set_aside(position, Turn::Take).await?;
         }
         Ok(position - from)
     }
@@ -135,7 +147,7 @@ impl Refiner {
                     None => self.position().await?,
                 };
                 if at < self.journal.log().size() {
-                    self.step_or_set_aside(at).await
+                    self.step_or_set_aside(at, Turn::Take).await
                 } else {
                     if retired.elapsed() >= RETIRE_EVERY {
                         retired = tokio::time::Instant::now();
@@ -179,20 +191,27 @@ impl Refiner {
 
     /// One batch. Where it fails inside (a defect of ours), entries are taken one by one, and the one that fails is
     /// set aside whole: one message must not stop a hospital's feed.
-    async fn step_or_set_aside(self: &Arc<Self>, from: u64) -> Result<u64, RefineError> {
-        match self.guarded(from, BATCH_ENTRIES_MAX, false).await {
-            Err(RefineError::Panicked) => match self.guarded(from, 1, false).await {
-                Err(RefineError::Panicked) => self.guarded(from, 1, true).await,
+    async fn step_or_set_aside(self: &Arc<Self>, from: u64, turn: Turn) -> Result<u64, RefineError> {
+        match self.guarded(from, BATCH_ENTRIES_MAX, false, turn).await {
+            Err(RefineError::Panicked) => match self.guarded(from, 1, false, turn).await {
+                Err(RefineError::Panicked) => self.guarded(from, 1, true, turn).await,
                 other => other,
             },
             other => other,
         }
     }
 
-    async fn guarded(self: &Arc<Self>, from: u64, entries_max: usize, skip: bool) -> Result<u64, RefineError> {
+    async fn guarded(self: &Arc<Self>, from: u64, entries: usize, skip: bool, turn: Turn) -> Result<u64, RefineError> {
         let this = self.clone();
         // A task, so that a panic is an error here; it is not cancelled halfway when the caller stops.
-        match tokio::spawn(async move { this.step(from, entries_max, skip).await }).await {
+        let step = async move {
+            let _turn = match turn {
+                Turn::Take => Some(this.turn.lock().await),
+                Turn::Held => None,
+            };
+            this.step(from, entries, skip).await
+        };
+        match tokio::spawn(step).await {
             Ok(result) => result,
             Err(_) => Err(RefineError::Panicked),
         }
@@ -205,11 +224,6 @@ impl Refiner {
     }
 
     async fn step(&self, from: u64, entries_max: usize, skip: bool) -> Result<u64, RefineError> {
-        let _turn = self.turn.lock().await;
-        self.step_alone(from, entries_max, skip).await
-    }
-
-    async fn step_alone(&self, from: u64, entries_max: usize, skip: bool) -> Result<u64, RefineError> {
         let bronze = self.permit(Layer::Bronze)?;
         let permit = self.permit(Layer::Silver)?;
         let entries = self.journal.read(&bronze, from, entries_max, BATCH_BYTES_MAX).await?;
@@ -223,7 +237,7 @@ impl Refiner {
                     self.set_aside_whole(&mut gathered, &entry, "internal", INTERNAL);
                     let scope = self.silver.scope(&self.domain, Holder::Shared, entry.envelope.received);
                     gathered.rewraps.push((scope, entry.slots));
-                    gathered.shared.push(entry.index);
+                    gathered.held.push((entry.index, Ordinal::NONE));
                 }
                 Ok(entry) => self.refine_entry(&bronze, &mut work, &mut gathered, entry).await?,
                 Err(JournalError::Destroyed { .. }) => {}
@@ -276,7 +290,7 @@ impl Refiner {
             resolved: gathered.resolved,
             outcomes: gathered.outcomes,
             seen: gathered.seen,
-            shared: gathered.shared,
+            held: gathered.held,
             counts: gathered.counts.into_iter().map(|((source, counter), n)| (source, counter, n)).collect(),
         };
         // The sets that decisions use change before the data can be seen: a new restriction never lags behind.
@@ -322,20 +336,29 @@ impl Refiner {
         gathered.count(&entry.envelope.source, "versions", written as u64);
         // Whom it names counts, not only whom it changed: a message that says nothing new is about its patient too.
         let written = work.batch.versions[before..].iter().map(|v| v.patient).filter(|p| p.is_patient());
+        let changed: BTreeSet<Ordinal> = written.collect();
         let mut patients = std::mem::take(&mut work.touched);
-        patients.extend(written);
-        self.hold(gathered, entry, &patients);
+        patients.extend(&changed);
+        self.hold(gathered, entry, &patients, &changed);
         Ok(())
     }
 
     /// Gives the keys of an entry to the one patient it is about, or to nobody alone.
-    fn hold(&self, gathered: &mut Gathered, entry: JournalEntry, patients: &BTreeSet<Ordinal>) {
+    fn hold(
+        &self,
+        gathered: &mut Gathered,
+        entry: JournalEntry,
+        patients: &BTreeSet<Ordinal>,
+        changed: &BTreeSet<Ordinal>,
+    ) {
         let holder = match patients.first() {
             Some(one) if patients.len() == 1 && *one != Ordinal::UNKNOWN => Holder::Record(*one),
             _ => Holder::Shared,
         };
-        if holder == Holder::Shared {
-            gathered.shared.push(entry.index);
+        match holder {
+            Holder::Record(one) if changed.contains(&one) => {}
+            Holder::Record(one) => gathered.held.push((entry.index, one)),
+            _ => gathered.held.push((entry.index, Ordinal::NONE)),
         }
         let scope = self.silver.scope(&self.domain, holder, entry.envelope.received);
         gathered.rewraps.push((scope, entry.slots));

@@ -8,6 +8,7 @@ mod error;
 mod mask;
 mod read;
 mod search;
+mod subset;
 mod write;
 
 use std::sync::Arc;

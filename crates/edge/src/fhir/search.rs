@@ -15,7 +15,7 @@ use policy::Action;
 use store::{Resource, SearchPage};
 
 use super::read::{permit_to_read, value_of};
-use super::{Answer, FHIR_JSON, FhirError, known_type};
+use super::{Answer, FHIR_JSON, FhirError, known_type, subset};
 use crate::doors::{Call, Doors};
 use crate::http::Peer;
 use crate::outgoing::{Draft, Outgoing};
@@ -75,11 +75,12 @@ async fn search(
         issues: vec![issue],
         retry_after_s: None,
     })?;
+    subset::check(&query)?;
     let permit = permit_to_read(doors, call, Action::Search, domain, rtype).await?;
     refuse_masked_criteria(&query, &permit.grant().masks)?;
     let page = doors.silver.search(&permit, domain, &query).await?;
     let links = links(doors, &bound, domain, rtype, &query, &pairs, &page)?;
-    let bundle = bundle(doors, &permit, domain, links, &page)?;
+    let bundle = bundle(doors, &permit, domain, links, &query, &page)?;
     let hash = doors.gate.query_hash(pairs_text(&pairs).as_bytes());
     let shown = page.resources.iter().chain(&page.included);
     let access = Access::of(&permit, Action::Search, &call.origin)
@@ -161,13 +162,18 @@ fn bundle(
     permit: &Permit<Read>,
     domain: &DomainName,
     links: Vec<Value>,
+    query: &Query,
     page: &SearchPage,
 ) -> Result<Value, FhirError> {
     let base = format!("{}/fhir/{domain}", doors.info.base_url);
     let mut entries = Vec::with_capacity(page.resources.len() + page.included.len());
     for (mode, list) in [("match", &page.resources), ("include", &page.included)] {
         for resource in list {
-            entries.push(entry(doors, permit, &base, mode, resource)?);
+            let mut value = value_of(doors, permit, resource)?;
+            if mode == "match" {
+                subset::apply(query, &mut value);
+            }
+            entries.push(entry(&base, mode, resource, value));
         }
     }
     let mut bundle = Object::default();
@@ -221,17 +227,10 @@ fn percent(text: &str) -> String {
     out
 }
 
-fn entry(
-    doors: &Doors,
-    permit: &Permit<Read>,
-    base: &str,
-    mode: &str,
-    resource: &Resource,
-) -> Result<Value, FhirError> {
-    let value = value_of(doors, permit, resource)?;
-    Ok(json!({
+fn entry(base: &str, mode: &str, resource: &Resource, value: Value) -> Value {
+    json!({
         "fullUrl": (format!("{base}/{}/{}", resource.rtype, resource.id)),
         "resource": (value),
         "search": { "mode": mode },
-    }))
+    })
 }

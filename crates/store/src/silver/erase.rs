@@ -4,7 +4,7 @@
 //! Which record, and whether it may be erased, is decided above (`comply`); its journal entries are `clinical`'s matter.
 //! Every step may be repeated: what is gone already is no error.
 
-use base::{DomainName, LogicalId, Ordinal, Permit, Write};
+use base::{DomainName, LogicalId, Ordinal, Permit, Timestamp, Write};
 use sqlx::{AssertSqlSafe, Row as _};
 use vault::ObjectId;
 
@@ -24,12 +24,12 @@ pub struct Erased {
     pub index_rows: u64,
 }
 
-/// Entries of one page of shared entries.
+/// Entries of one page of held entries.
 const PAGE: i64 = 1_000;
 
 impl Silver {
-    /// Every version of every resource that was at any time about this source record, in the order of changes: those
-    /// after change `after`, at most `max`. Versions whose key is gone already are left out.
+    /// Every version that [`Silver::erase_record`] takes out, in the order of changes: those after change `after`, at
+    /// most `max`. Versions whose key is gone already are left out.
     pub async fn record_versions(
         &self,
         permit: &Permit<Write>,
@@ -40,8 +40,10 @@ impl Silver {
     ) -> Result<(Vec<Resource>, u64), StoreError> {
         self.check_live(permit)?;
         let text = format!(
-            "SELECT {COLUMNS} FROM resource_version WHERE domain = $1 AND change > $2 AND token IN (SELECT token FROM \
-             resource_version WHERE domain = $1 AND ordinal = $3) ORDER BY change LIMIT $4"
+            "SELECT {COLUMNS} FROM resource_version v WHERE domain = $1 AND change > $2 AND token IN (SELECT token FROM \
+             resource_version WHERE domain = $1 AND ordinal = $3) AND (ordinal = $3 OR $3 = (SELECT n.ordinal FROM \
+             resource_version n WHERE n.domain = v.domain AND n.token = v.token ORDER BY n.version DESC LIMIT 1)) \
+             ORDER BY change LIMIT $4"
         );
         let rows = sqlx::query(AssertSqlSafe(text))
             .bind(domain.as_str())
@@ -88,13 +90,20 @@ impl Silver {
         Ok(resources)
     }
 
-    /// Journal entries whose keys nobody holds alone, after a position (none: from the first), in order. Empty at the
-    /// end.
-    pub async fn shared_entries(&self, domain: &DomainName, after: Option<u64>) -> Result<Vec<u64>, StoreError> {
+    /// Journal entries that no version tells of and whose keys `holder` holds ([`Ordinal::NONE`]: nobody alone), after
+    /// a position (none: from the first), in order, a page of them. Empty at the end.
+    pub async fn held_entries(
+        &self,
+        domain: &DomainName,
+        holder: Ordinal,
+        after: Option<u64>,
+    ) -> Result<Vec<u64>, StoreError> {
         let rows = sqlx::query_as::<_, (i64,)>(
-            "SELECT position FROM shared_entry WHERE domain = $1 AND position > $2 ORDER BY position LIMIT $3",
+            "SELECT position FROM held_entry WHERE domain = $1 AND ordinal = $2 AND position > $3 ORDER BY position \
+             LIMIT $4",
         )
         .bind(domain.as_str())
+        .bind(i64::from(holder.0))
         .bind(after.map_or(Ok(-1), big)?)
         .bind(PAGE)
         .fetch_all(self.0.catalog.db.readers())
@@ -175,7 +184,8 @@ impl Silver {
         Ok(erased)
     }
 
-    /// Change number and journal positions of every version of the record's resources, and their objects.
+    /// Change number and journal positions of every version to take out, and their objects: all of a resource whose
+    /// newest version is about the record; of one that is somebody else's now, those that were about the record.
     #[allow(clippy::type_complexity)]
     async fn rows_of(
         &self,
@@ -183,8 +193,9 @@ impl Silver {
         patient: Ordinal,
     ) -> Result<(Vec<(u64, Vec<u64>)>, Vec<ObjectId>), StoreError> {
         let rows = sqlx::query(
-            "SELECT change, positions, object FROM resource_version WHERE domain = $1 AND token IN (SELECT token FROM \
-             resource_version WHERE domain = $1 AND ordinal = $2)",
+            "SELECT v.change, v.positions, v.object FROM resource_version v WHERE v.domain = $1 AND v.token IN (SELECT \
+             token FROM resource_version WHERE domain = $1 AND ordinal = $2) AND (v.ordinal = $2 OR $2 = (SELECT ordinal \
+             FROM resource_version n WHERE n.domain = $1 AND n.token = v.token ORDER BY n.version DESC LIMIT 1))",
         )
         .bind(domain.as_str())
         .bind(i64::from(patient.0))
@@ -209,6 +220,51 @@ impl Silver {
         crate::index_key::destroy_others(&self.0.vault, domain, &key).await?;
         // Where the old file could not be carried over the new one is empty.
         self.follow_locked(domain, &mut |_| {}).await
+    }
+
+    /// Every source record of the domain by the year of its newest version, in the order of ordinals.
+    pub async fn records_by_year(&self, domain: &DomainName) -> Result<Vec<(Ordinal, u16)>, StoreError> {
+        let rows = sqlx::query_as::<_, (i64, i64)>(
+            "SELECT ordinal, MAX(last_updated) FROM resource_version WHERE domain = $1 AND ordinal > 0 AND ordinal < $2 \
+             GROUP BY ordinal ORDER BY ordinal",
+        )
+        .bind(domain.as_str())
+        .bind(i64::from(Ordinal::UNKNOWN.0))
+        .fetch_all(self.0.catalog.db.readers())
+        .await?;
+        let record = |(ordinal, at): (i64, i64)| {
+            let year = u16::try_from(Timestamp(at).year()).unwrap_or_default();
+            u32::try_from(ordinal).map(|ordinal| (Ordinal(ordinal), year))
+        };
+        let bad = |_| StoreError::corrupt("an ordinal in the catalog is not one");
+        rows.into_iter().map(record).collect::<Result<_, _>>().map_err(bad)
+    }
+
+    /// The id of the newest Patient of a source record.
+    pub async fn patient_id(
+        &self,
+        permit: &Permit<Write>,
+        domain: &DomainName,
+        patient: Ordinal,
+    ) -> Result<Option<LogicalId>, StoreError> {
+        self.check_live(permit)?;
+        let text = format!(
+            "SELECT {COLUMNS} FROM resource_version WHERE domain = $1 AND ordinal = $2 AND rtype = 'Patient' ORDER BY \
+             change DESC LIMIT 1"
+        );
+        let rows = sqlx::query(AssertSqlSafe(text))
+            .bind(domain.as_str())
+            .bind(i64::from(patient.0))
+            .fetch_all(self.0.catalog.db.readers())
+            .await?;
+        let rows = rows.iter().map(Sealed::from_row).collect::<Result<Vec<_>, _>>()?;
+        Ok(self.open_unerased(domain, rows).await?.pop().map(|resource| resource.id))
+    }
+
+    /// Takes back [`Silver::remember_erased`], where an erasure did not come about.
+    pub fn remember_living(&self, domain: &DomainName, patient: &LogicalId) {
+        let token = self.0.secrets.token(domain, "Patient", patient.as_str());
+        self.0.erased.write().remove(&(domain.clone(), token));
     }
 
     /// Keeps the label of an erased Patient, so that the audit can still be asked about it. Nothing else of it stays.

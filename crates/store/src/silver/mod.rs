@@ -46,6 +46,8 @@ pub struct SilverParts {
     /// Where the search indexes lie: one file per domain, derived, never backed up.
     pub index_dir: PathBuf,
     pub domains: Vec<DomainName>,
+    /// How long the records of a domain are kept, where it is not [`RETENTION_DEFAULT`].
+    pub retention: HashMap<DomainName, RetentionClass>,
     pub clock: Arc<dyn Clock>,
     pub entropy: Arc<dyn Entropy>,
     pub limits: Arc<Limits>,
@@ -61,7 +63,9 @@ struct Inner {
     secrets: Secrets,
     clock: Arc<dyn Clock>,
     limits: Arc<Limits>,
+    /// For domains that name none.
     retention: RetentionClass,
+    retentions: HashMap<DomainName, RetentionClass>,
     domains: HashMap<DomainName, Domain>,
     /// Labels of erased Patients, for the audit's questions.
     erased: parking_lot::RwLock<HashMap<(DomainName, crate::secrets::Token), Ordinal>>,
@@ -117,6 +121,7 @@ impl Silver {
             clock: parts.clock,
             limits: parts.limits,
             retention,
+            retentions: parts.retention,
             domains,
             erased: parking_lot::RwLock::default(),
             #[cfg(test)]
@@ -144,7 +149,8 @@ impl Silver {
     /// The key scope of what a record holds and when it came.
     pub fn scope(&self, domain: &DomainName, holder: Holder, at: Timestamp) -> Scope {
         let year = u16::try_from(at.year()).unwrap_or_default();
-        Scope { domain: domain.clone(), holder, retention: self.0.retention.clone(), year }
+        let retention = self.0.retentions.get(domain).unwrap_or(&self.0.retention).clone();
+        Scope { domain: domain.clone(), holder, retention, year }
     }
 
     /// The scope of a resource about this patient.

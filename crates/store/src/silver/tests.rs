@@ -86,6 +86,7 @@ impl Folder {
             vault,
             index_dir: self.path().join("index"),
             domains: vec![ehr()],
+            retention: Default::default(),
             clock: self.clock.clone(),
             entropy,
             limits: Arc::new(Limits::default()),
@@ -133,7 +134,7 @@ pub(crate) fn batch(from: u64, upto: u64, versions: Vec<NewVersion>) -> Batch {
         resolved: vec![],
         outcomes: vec![],
         seen: vec![],
-        shared: vec![],
+        held: vec![],
         counts: vec![],
     }
 }

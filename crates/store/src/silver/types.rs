@@ -59,8 +59,9 @@ pub struct Batch {
     /// By journal index.
     pub outcomes: Vec<(u64, Outcome)>,
     pub seen: Vec<Seen>,
-    /// Journal entries of the batch whose keys are shared: about several patients, or about nobody that is known.
-    pub shared: Vec<u64>,
+    /// Who holds the keys of entries that no version tells of: [`Ordinal::NONE`] for those about several patients or
+    /// about nobody that is known, else the patient whom an entry named and did not change.
+    pub held: Vec<(u64, Ordinal)>,
     /// Added to the counters of a source.
     pub counts: Vec<(SourceName, &'static str, u64)>,
 }

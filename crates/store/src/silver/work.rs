@@ -42,11 +42,11 @@ const PAGE_MAX: usize = 1_000;
 impl Silver {
     pub(super) async fn insert_work(&self, tx: &mut AnyConnection, batch: &Batch) -> Result<(), StoreError> {
         self.insert_seen(tx, batch).await?;
-        let mut shared = Rows::new("INSERT INTO shared_entry (domain, position)", 2, " ON CONFLICT DO NOTHING");
-        for position in &batch.shared {
-            shared.push([batch.domain.as_str().into(), big(*position)?.into()]);
+        let mut held = Rows::new("INSERT INTO held_entry (domain, ordinal, position)", 3, " ON CONFLICT DO NOTHING");
+        for (position, holder) in &batch.held {
+            held.push([batch.domain.as_str().into(), i64::from(holder.0).into(), big(*position)?.into()]);
         }
-        shared.insert(tx).await?;
+        held.insert(tx).await?;
         insert_set_aside(tx, batch).await?;
         for (index, unit) in &batch.resolved {
             sqlx::query("UPDATE set_aside SET resolved = 1 WHERE domain = $1 AND position = $2 AND unit = $3")

@@ -1,16 +1,22 @@
-//! Law 10: destroyed means unreadable. One patient goes from the request to the certificate; then a copy of everything
-//! that was taken before, under the living root key, opens nothing of it, while the others open on the living node.
+//! Law 10: destroyed means unreadable. One patient, fed by HL7 and FHIR, goes from the request to the certificate; then a
+//! copy of everything that was taken before opens nothing of it under the living keys, while the others read as before.
 
+use std::collections::HashSet;
 use std::path::Path;
+use std::sync::Arc;
 
+use base::{SystemClock, SystemEntropy};
 use hyper::Method;
 use serde_json::{Value, json};
+use store::SqlKeyTable;
+use vault::{FileRoot, FileRootKeys, Kind, ObjectId, ObjectName, RootSecret, Slot, Vault};
 
 use crate::carve::{Needles, Searched};
-use crate::harness::{Mesh, adt, mesh_folder};
+use crate::harness::{Mesh, adt, domain, mesh_folder};
 
 const GONE: &str = "ZQERASEDFAMILY";
 const KEPT: &str = "ZQREMAINFAMILY";
+const NOTE: &str = "ZQERASEDNOTE";
 
 async fn post(mesh: &Mesh, who: &str, path: &str, body: Value) -> (u16, Value) {
     let token = mesh.token(who).await;
@@ -32,27 +38,68 @@ fn merge(control_id: &str, survivor: &str, loser: &str) -> Vec<u8> {
     text.into_bytes()
 }
 
+/// A transaction about both patients: a note of each.
+fn both(gone: &str, kept: &str) -> Value {
+    let entry = |patient: &str, url: &str, note: &str| {
+        json!({
+            "fullUrl": url,
+            "request": { "method": "POST", "url": "Observation" },
+            "resource": {
+                "resourceType": "Observation", "status": "final", "code": { "text": "note" },
+                "subject": { "reference": format!("Patient/{patient}") }, "valueString": note
+            }
+        })
+    };
+    let entries = [
+        entry(gone, "urn:uuid:0d9a7c1e-1f0e-4f6e-9d5a-1a7f3b6c0001", NOTE),
+        entry(kept, "urn:uuid:0d9a7c1e-1f0e-4f6e-9d5a-1a7f3b6c0002", "ZQKEPTNOTE"),
+    ];
+    json!({ "resourceType": "Bundle", "type": "transaction", "entry": entries })
+}
+
 async fn request(mesh: &Mesh, who: &str, patient: &str, ground: &str) -> (u16, Value) {
     let body = json!({ "domain": "ehr", "patient": patient, "ground": ground, "reason": "order 4711" });
     post(mesh, who, "/admin/erasures", body).await
 }
 
-/// Feeds three patients, two of them in one message, and builds a product twice.
+/// Feeds patients by HL7 and FHIR, two of them in shared inputs, and builds a product twice.
 async fn prepared() -> (Mesh, String, String) {
     let mesh = Mesh::start_in(mesh_folder()).await;
     let messages = [
         adt("E1", "A01", "MRNZQKEPT1", KEPT),
         adt("E2", "A01", "MRNZQGONE1", GONE),
         adt("E3", "A08", "MRNZQGONE1", GONE),
+        // Says nothing new: about its patient all the same.
+        adt("E3B", "A08", "MRNZQGONE1", GONE),
         adt("E4", "A01", "MRNZQLATER", "ZQLATERFAMILY"),
     ];
     let codes = mesh.send_all("adt-main", messages.iter().map(Vec::as_slice)).await;
     assert!(codes.iter().all(|code| code == "AA"), "{codes:?}");
     mesh.settle().await;
-    mesh.build("ehr", "patients").await;
-    mesh.build("ehr", "patients").await;
     let (gone, kept) = (id_of(&mesh, GONE).await.expect("found"), id_of(&mesh, KEPT).await.expect("found"));
+    let bundle = mesh.post_fhir("dr-lee", "/fhir/ehr", &both(&gone, &kept)).await;
+    assert_eq!(bundle.status, 200, "{}", bundle.text());
+    mesh.build("ehr", "patients").await;
+    mesh.build("ehr", "patients").await;
     (mesh, gone, kept)
+}
+
+/// What everybody else's records read like.
+async fn others(mesh: &Mesh, kept: &str) -> Vec<String> {
+    let mut read = Vec::new();
+    for path in [
+        format!("/fhir/ehr/Patient/{kept}/_history"),
+        format!("/fhir/ehr/Observation?patient={kept}"),
+        format!("/fhir/ehr/Encounter?patient={kept}&_include=Encounter:patient"),
+        "/fhir/ehr/Patient?family=ZQLATERFAMILY".to_owned(),
+    ] {
+        let answer = mesh.get("dr-lee", &path).await;
+        assert_eq!(answer.status, 200, "{path}");
+        read.push(answer.json()["entry"].to_string());
+    }
+    let rows = mesh.sql("dr-lee", "SELECT mrn, family, birth_date FROM ehr.patients ORDER BY mrn").await;
+    read.extend(rows.text().lines().filter(|row| !row.contains(GONE)).map(str::to_owned));
+    read
 }
 
 fn copy(from: &Path, to: &Path) {
@@ -68,22 +115,23 @@ fn copy(from: &Path, to: &Path) {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn law_10_a_record_goes_only_by_two_others_and_past_no_hold() {
+async fn law_10_a_record_goes_only_by_two_others_and_past_no_hold_duty_or_request() {
     let (mesh, gone, kept) = prepared().await;
+    let said = |body: &Value, text: &str| body["error"].as_str().is_some_and(|error| error.contains(text));
     // The administrator asks for nothing, and a duty to keep stands against the patient's own wish.
     assert_eq!(request(&mesh, "admin-root", &gone, "order").await.0, 403);
     let (status, body) = request(&mesh, "privacy-osei", &gone, "patient-request").await;
-    assert!(status == 409 && body["error"].as_str().is_some_and(|e| e.contains("clinical-6y")), "{status} {body}");
-    // A hold stands against it, and lifting it opens the way.
-    let hold = json!({ "domain": "ehr", "patient": gone, "kind": "legal", "reason": "case 12" });
-    let (_, placed) = post(&mesh, "privacy-osei", "/admin/holds", hold).await;
-    let (status, body) = request(&mesh, "privacy-osei", &gone, "order").await;
-    let number = placed["hold"].as_u64().expect("a hold");
-    assert!(
-        status == 409 && body["error"].as_str().is_some_and(|e| e.contains(&format!("control/{number}"))),
-        "{body}"
-    );
-    assert_eq!(post(&mesh, "privacy-osei", &format!("/admin/holds/{number}/lift"), Value::Null).await.0, 200);
+    assert!(status == 409 && said(&body, "clinical-6y"), "{status} {body}");
+    // A hold and an open request stand against it, and lifting them opens the way.
+    for (kind, text) in [("legal", "legal hold"), ("patient-request", "open request")] {
+        let hold = json!({ "domain": "ehr", "patient": gone, "kind": kind, "reason": "case 12" });
+        let (_, placed) = post(&mesh, "privacy-osei", "/admin/holds", hold).await;
+        let number = placed["hold"].as_u64().expect("a hold");
+        let (status, body) = request(&mesh, "privacy-osei", &gone, "order").await;
+        assert!(status == 409 && said(&body, text) && said(&body, &format!("control/{number}")), "{body}");
+        let lift = format!("/admin/holds/{number}/lift");
+        assert_eq!(post(&mesh, "privacy-osei", &lift, json!({ "reason": "closed" })).await.0, 200);
+    }
     let (status, asked) = request(&mesh, "privacy-osei", &gone, "order").await;
     assert_eq!(status, 200, "{asked}");
     let approve = format!("/admin/erasures/{}/approve", asked["erasure"]);
@@ -91,28 +139,46 @@ async fn law_10_a_record_goes_only_by_two_others_and_past_no_hold() {
     assert_eq!(post(&mesh, "privacy-osei", &approve, Value::Null).await.0, 403);
     assert_eq!(post(&mesh, "privacy-lund", &approve, Value::Null).await.0, 200);
     assert_eq!(post(&mesh, "privacy-lund", &approve, Value::Null).await.0, 403);
-    assert_eq!(
-        mesh.get("dr-lee", &format!("/fhir/ehr/Patient/{gone}")).await.status,
-        200,
-        "one approval hides nothing"
-    );
+    let read = mesh.get("dr-lee", &format!("/fhir/ehr/Patient/{gone}")).await;
+    assert_eq!(read.status, 200, "one approval hides nothing");
     // The second hides before it is answered, on every door.
     let start = std::time::Instant::now();
     let (status, body) = post(&mesh, "privacy-abara", &approve, Value::Null).await;
     assert_eq!(status, 200, "{body}");
-    for path in [format!("/fhir/ehr/Patient/{gone}"), format!("/fhir/ehr/Patient/{gone}/_history")] {
-        assert_eq!(mesh.get("dr-lee", &path).await.status, 404, "{path}");
-    }
-    assert!(id_of(&mesh, GONE).await.is_none());
-    let included = mesh.get("dr-lee", "/fhir/ehr/Encounter?_include=Encounter:patient").await;
-    assert!(included.status == 200 && !included.text().contains(GONE) && included.text().contains(KEPT));
-    let rows = mesh.sql("dr-lee", "SELECT family FROM ehr.patients").await;
-    assert!(rows.status == 200 && !rows.text().contains(GONE) && rows.text().contains(KEPT), "{}", rows.text());
-    eprintln!("law 10: approved, hidden and looked for on five ways in {} ms", start.elapsed().as_millis());
+    is_hidden_everywhere(&mesh, &gone).await;
+    eprintln!("law 10: approved, hidden and looked for through every door in {} ms", start.elapsed().as_millis());
     let saw = mesh.get("privacy-osei", &format!("/admin/audit/who-saw/ehr/{gone}")).await;
     assert!(saw.status == 200 && saw.text().contains("dr-lee"), "{}", saw.text());
     assert_eq!(mesh.get("dr-lee", &format!("/fhir/ehr/Patient/{kept}")).await.status, 200);
     mesh.stop().await;
+}
+
+async fn is_hidden_everywhere(mesh: &Mesh, gone: &str) {
+    for path in [
+        format!("/fhir/ehr/Patient/{gone}"),
+        format!("/fhir/ehr/Patient/{gone}/_history"),
+        format!("/fhir/ehr/Patient/{gone}/_history/1"),
+    ] {
+        assert_eq!(mesh.get("dr-lee", &path).await.status, 404, "{path}");
+    }
+    assert!(id_of(mesh, GONE).await.is_none());
+    for path in ["/fhir/ehr/Encounter?_include=Encounter:patient", "/fhir/ehr/Observation?_count=100"] {
+        let found = mesh.get("dr-lee", path).await;
+        let text = found.text();
+        assert!(
+            found.status == 200 && !text.contains(GONE) && !text.contains(NOTE) && text.contains("entry"),
+            "{path}"
+        );
+    }
+    let rows = mesh.sql("dr-lee", "SELECT family FROM ehr.patients").await;
+    assert!(rows.status == 200 && !rows.text().contains(GONE) && rows.text().contains(KEPT), "{}", rows.text());
+    // Writes to it answer clearly.
+    let note = json!({
+        "resourceType": "Observation", "status": "final", "code": { "text": "late" },
+        "subject": { "reference": format!("Patient/{gone}") }
+    });
+    let late = mesh.post_fhir("dr-lee", "/fhir/ehr/Observation", &note).await;
+    assert!(late.status == 410 && late.text().contains("erased"), "{} {}", late.status, late.text());
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -122,95 +188,136 @@ async fn law_10_a_copy_from_before_opens_nothing_of_the_erased() {
     assert_eq!(codes, ["AA"]);
     mesh.settle().await;
     mesh.build("ehr", "patients").await;
+    let (before, frames) = (others(&mesh, &kept).await, frame_slots(&mesh));
     let folder = mesh.stop().await;
-    let before = tempfile::tempdir().expect("a folder");
-    copy(folder.path(), before.path());
+    let old = tempfile::tempdir().expect("a folder");
+    copy(folder.path(), old.path());
 
     let mesh = Mesh::start_in(folder).await;
-    let (status, asked) = request(&mesh, "privacy-osei", &gone, "order").await;
-    assert_eq!(status, 200, "{asked}");
-    let path = format!("/admin/erasures/{}", asked["erasure"]);
-    for who in ["privacy-lund", "privacy-abara"] {
-        let (status, body) = post(&mesh, who, &format!("{path}/approve"), Value::Null).await;
-        assert_eq!(status, 200, "{body}");
-    }
-    let (status, done) = post(&mesh, "privacy-osei", &format!("{path}/finish"), Value::Null).await;
-    assert!(status == 200 && done["state"] == "certified", "{status} {done}");
-    let erasure = mesh.get("privacy-osei", &path).await.json();
-    let certificate = erasure["certificate"].as_str().expect("a certificate").to_owned();
+    let certificate = erase(&mesh, &gone).await;
     eprintln!("{certificate}");
-    assert!(certificate.contains("scope key") && certificate.contains("1 shared journal entries replaced"));
-    assert!(!certificate.contains(GONE) && certificate.contains("dr-lee through fhir"));
+    assert!(certificate.contains("scope key") && certificate.contains("2 shared journal entries replaced"));
+    assert!(!certificate.contains(GONE) && certificate.contains("dr-lee for TREAT through fhir"));
+    assert!(certificate.contains("dr-lee for TREAT through sql-http"));
+    is_hidden_everywhere(&mesh, &gone).await;
+    let saw = mesh.get("privacy-osei", &format!("/admin/audit/who-saw/ehr/{gone}")).await;
+    assert!(saw.status == 200 && saw.text().contains("dr-lee"), "who saw it is still answered: {}", saw.text());
 
     // The others are as they were, products too; a later message of the same number is a new record.
-    assert_eq!(mesh.get("dr-lee", &format!("/fhir/ehr/Patient/{kept}")).await.status, 200);
-    let rows = mesh.sql("dr-lee", "SELECT family FROM ehr.patients").await;
-    assert!(!rows.text().contains(GONE) && rows.text().contains(KEPT), "{}", rows.text());
+    assert_eq!(others(&mesh, &kept).await, before);
     mesh.send_all("adt-main", [adt("E6", "A01", "MRNZQGONE1", "ZQNEWFAMILY").as_slice()]).await;
     mesh.settle().await;
     let again = id_of(&mesh, "ZQNEWFAMILY").await.expect("a new record");
     assert_ne!(again, gone);
-    let later = id_of(&mesh, "ZQLATERFAMILY").await.expect("found");
-    let silver_before = mesh.get("dr-lee", &format!("/fhir/ehr/Patient/{kept}/_history")).await.json()["entry"].clone();
     let folder = mesh.stop().await;
+    sentinels_are_gone(folder.path());
 
     // A replay into an empty catalog gives the others what they had.
     for file in ["catalog.db", "catalog.db-wal", "catalog.db-shm"] {
         let _ = std::fs::remove_file(folder.path().join("data").join(file));
     }
     let mesh = Mesh::start_in(folder).await;
-    assert_eq!(id_of(&mesh, "ZQLATERFAMILY").await, Some(later));
+    assert_eq!(others(&mesh, &kept).await[..4], before[..4]);
     assert_eq!(id_of(&mesh, "ZQNEWFAMILY").await, Some(again));
-    assert!(id_of(&mesh, GONE).await.is_none());
-    let silver_after = mesh.get("dr-lee", &format!("/fhir/ehr/Patient/{kept}/_history")).await.json()["entry"].clone();
-    assert_eq!(silver_after, silver_before, "the survivor of a shared message");
+    is_hidden_everywhere(&mesh, &gone).await;
     let folder = mesh.stop().await;
 
-    // The copy from before, under the keys as they are now: our own code opens nothing of it.
-    std::fs::remove_dir_all(before.path().join("keys")).expect("the old keys");
-    copy(&folder.path().join("keys"), &before.path().join("keys"));
-    opens_nothing(before.path()).await;
-    // Nor does the old data with the living key table.
-    for file in ["keys.db", "keys.db-wal", "keys.db-shm"] {
-        let _ = std::fs::remove_file(before.path().join("data").join(file));
-        let _ = std::fs::copy(folder.path().join("data").join(file), before.path().join("data").join(file));
-    }
-    opens_nothing(before.path()).await;
+    the_copy_is_noise(old.path(), folder.path(), &frames).await;
 }
 
-/// Starts a node on the copy where it starts at all, asks it, and searches every file for the sentinels.
-async fn opens_nothing(folder: &Path) {
-    let config = ward::config::Config::load(folder).expect("the mesh folder");
-    let around = ward::Surroundings {
-        mint: crate::harness::mint(),
-        clock: std::sync::Arc::new(base::SystemClock),
-        entropy: std::sync::Arc::new(base::SystemEntropy),
-    };
-    match ward::build(config, around).await {
-        Err(error) => eprintln!("law 10: a node on the copy does not start: {error}"),
-        Ok(node) => {
-            let doors = node.doors.clone();
-            let domain = crate::harness::domain("ehr");
-            let read = doors.gate.node_permit::<base::Read>("build", &domain, base::Layer::Silver).expect("a permit");
-            let (mut after, mut bodies) = (0, 0);
-            loop {
-                let page = doors.silver.scan(&read, &domain, "Patient", after, 100).await.expect("a scan");
-                for resource in &page.resources {
-                    bodies += 1;
-                    let body = String::from_utf8_lossy(resource.body.expose()).into_owned();
-                    assert!(!body.contains(GONE), "the copy opens");
-                }
-                after = page.after;
-                if !page.more {
-                    break;
-                }
-            }
-            eprintln!("law 10: the copy opens {bodies} other patients");
-            node.run_until(std::future::ready(())).await;
-        }
+/// From the request to the certificate.
+async fn erase(mesh: &Mesh, patient: &str) -> String {
+    let (status, asked) = request(mesh, "privacy-osei", patient, "order").await;
+    assert_eq!(status, 200, "{asked}");
+    let path = format!("/admin/erasures/{}", asked["erasure"]);
+    for who in ["privacy-lund", "privacy-abara"] {
+        let (status, body) = post(mesh, who, &format!("{path}/approve"), Value::Null).await;
+        assert_eq!(status, 200, "{body}");
     }
-    let needles = Needles::new(&[GONE.to_owned(), "MRNZQGONE1".to_owned()]);
+    let (status, done) = post(mesh, "privacy-osei", "/admin/erasures/finish", Value::Null).await;
+    assert_eq!(status, 200, "{done}");
+    let erasure = mesh.get("privacy-osei", &path).await.json();
+    assert_eq!(erasure["state"], "certified", "{erasure}");
+    erasure["certificate"].as_str().expect("a certificate").to_owned()
+}
+
+fn sentinels_are_gone(folder: &Path) {
+    let needles = Needles::new(&[GONE.to_owned(), "MRNZQGONE1".to_owned(), NOTE.to_owned()]);
     let mut searched = Searched::default();
     needles.search_folder(&folder.join("data"), &mut searched);
-    assert!(searched.files > 10 && searched.hits.is_empty(), "{:?}", searched.hits.len());
+    assert!(searched.files > 10 && searched.hits.is_empty(), "{:?}", searched.hits);
+}
+
+/// A vault over a key table, under the root and epoch keys of a mesh folder.
+async fn vault_over(keys_of: &Path, table: Arc<SqlKeyTable>) -> Vault {
+    let path = keys_of.join("keys/machine.key");
+    let root = FileRoot {
+        folder: keys_of.join("keys"),
+        data_folder: keys_of.join("data"),
+        secret: RootSecret::MachineKey { path },
+    };
+    let keys = FileRootKeys::open(&root, Arc::new(SystemEntropy)).expect("the root keys");
+    Vault::open(Arc::new(keys), table, Arc::new(SystemClock), Arc::new(SystemEntropy)).await.expect("a vault")
+}
+
+async fn table(folder: &Path) -> Arc<SqlKeyTable> {
+    Arc::new(
+        SqlKeyTable::open(&format!("sqlite:{}", folder.join("data/keys.db").display())).await.expect("a key table"),
+    )
+}
+
+/// Every slot of a key table, read by another program than ours.
+fn slots_of(folder: &Path) -> Vec<Slot> {
+    let script = "import sqlite3, sys\n\
+                  for row in sqlite3.connect(sys.argv[1]).execute('SELECT object, scope, wrapped FROM slot'):\n\
+                  \x20   print(''.join(bytes(part).hex() for part in row))";
+    let path = folder.join("data/keys.db");
+    let output = std::process::Command::new("python3").arg("-c").arg(script).arg(path).output().expect("python3");
+    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+    let lines = String::from_utf8(output.stdout).expect("text");
+    lines.lines().map(|line| Slot::from_bytes(&base::hex::decode(line).expect("hex")).expect("a slot")).collect()
+}
+
+/// Every slot that lies in the frames of a journal.
+fn frame_slots(mesh: &Mesh) -> Vec<Slot> {
+    let journal = mesh.doors.domains[&domain("ehr")].intake.journal();
+    let entries = journal.log().read(0, 10_000, usize::MAX).expect("a journal");
+    entries.iter().flat_map(|entry| entry.slots.chunks(Slot::BYTES)).filter_map(Slot::from_bytes).collect()
+}
+
+/// How many of the slots a vault opens: a slot that opens gives a key, whatever it is for.
+async fn opened(vault: &Vault, slots: &[Slot]) -> usize {
+    let ehr = domain("ehr");
+    let mut opened = 0;
+    for slot in slots {
+        let name = ObjectName { domain: &ehr, kind: Kind::Resource, id: b"any", version: 1 };
+        opened += usize::from(vault.load_key_with_slot(slot, name).await.is_ok());
+    }
+    opened
+}
+
+/// `old`: everything as it was, with the root of then. `living`: the mesh folder as it is now.
+async fn the_copy_is_noise(old: &Path, living: &Path, frames: &[Slot]) {
+    let (before, now) = (slots_of(old), slots_of(living));
+    let kept: HashSet<ObjectId> = now.iter().map(|slot| slot.object).collect();
+    let gone: Vec<Slot> = before.iter().filter(|slot| !kept.contains(&slot.object)).copied().collect();
+    // The test can fail: under the root of then everything opens.
+    let then = vault_over(old, table(old).await).await;
+    assert_eq!(opened(&then, &before).await, before.len());
+    assert!(gone.len() > 20 && opened(&then, frames).await == frames.len());
+    drop(then);
+    // The old key table under the living root keys: nothing of anybody, its epochs are gone.
+    let mixed = vault_over(living, table(old).await).await;
+    assert_eq!(opened(&mixed, &before).await + opened(&mixed, frames).await, 0, "an epoch was not destroyed");
+    // The old slots, put into the living key table: nothing of the erased, the others' by their living slots.
+    let alive = vault_over(living, table(living).await).await;
+    assert_eq!(opened(&alive, &gone).await, 0, "a key of the erased was not destroyed");
+    assert_eq!(opened(&alive, frames).await, 0, "a key of the door was not destroyed");
+    assert_eq!(opened(&alive, &now).await, now.len());
+    eprintln!(
+        "law 10: of {} key slots of the copy {} are gone and open nothing; the other {} open by the living table alone",
+        before.len(),
+        gone.len(),
+        before.len() - gone.len()
+    );
 }

@@ -9,6 +9,7 @@ mod clients;
 mod harness;
 mod ingest;
 mod law_1;
+mod law_10;
 mod law_12;
 mod law_2;
 mod law_3;

@@ -1,11 +1,17 @@
-//! `ward erase` and `ward hold`: rights of patients, through the running node, as privacy officers.
+//! `ward erase`, `ward hold`, `ward retention`: rights of patients and duties of keeping, through the running node, as
+//! privacy officers.
+
+use std::time::Duration;
 
 use base::{DomainName, LogicalId};
 use clap::{Args, Subcommand};
 use serde_json::{Value, json};
 
-use super::{Failure, Result, client, say};
+use super::{Failure, Result, client, progress, say};
 use crate::cli::{As, Cli};
+
+/// How often a command that waits looks again.
+const LOOK_EVERY: Duration = Duration::from_millis(500);
 
 #[derive(Debug, Subcommand)]
 pub enum Erase {
@@ -14,29 +20,38 @@ pub enum Erase {
         domain: DomainName,
         /// The id of the Patient resource.
         patient: LogicalId,
-        /// patient-request, order or entered-in-error.
-        #[arg(long)]
+        /// patient-request, order or entered-in-error. A duty to keep stands against the first only.
+        #[arg(long, default_value = "patient-request")]
         ground: String,
         #[arg(long)]
         reason: String,
         #[command(flatten)]
         who: As,
     },
-    /// Approve; at the second approval the record is hidden, and then destroyed.
+    /// All erasures and disposals.
+    List {
+        #[command(flatten)]
+        who: As,
+    },
+    /// Where an erasure or a disposal stands, step by step.
+    Show {
+        #[command(flatten)]
+        of: Numbered,
+        /// Wait until it is destroyed, or certified.
+        #[arg(long)]
+        wait: bool,
+    },
+    /// Approve an erasure or a disposal; at the second approval the record is hidden, and then destroyed.
     Approve(Numbered),
-    /// Refuse.
+    /// Refuse an erasure or a disposal.
     Refuse {
         #[command(flatten)]
         of: Numbered,
         #[arg(long)]
         reason: String,
     },
-    /// Turn the key epoch now, which makes a destroyed erasure final.
-    Finish(Numbered),
-    /// Where an erasure stands.
-    Status(Numbered),
-    /// All erasures.
-    List {
+    /// Turn the key epoch now: what is destroyed becomes final and gets its certificate.
+    Finish {
         #[command(flatten)]
         who: As,
     },
@@ -46,8 +61,8 @@ pub enum Erase {
 
 #[derive(Debug, Args)]
 pub struct Numbered {
-    /// The erasure's number: the position of its request in the control log.
-    pub erasure: u64,
+    /// Its number: the position of its request in the control log.
+    pub number: u64,
     #[command(flatten)]
     pub who: As,
 }
@@ -70,11 +85,33 @@ pub enum Hold {
     /// Lift a hold.
     Lift {
         hold: u64,
+        #[arg(long)]
+        reason: String,
         #[command(flatten)]
         who: As,
     },
     /// The holds that stand.
     List {
+        #[command(flatten)]
+        who: As,
+    },
+}
+
+#[derive(Debug, Subcommand)]
+pub enum Retention {
+    /// How many records had their last entry in which year, until when they are kept, and which may go.
+    Plan {
+        #[command(flatten)]
+        who: As,
+    },
+    /// Ask for the disposal of a domain's records that may go; two others approve it with `ward erase approve`.
+    Apply {
+        domain: DomainName,
+        /// Records whose last entry is of this year or before.
+        #[arg(long)]
+        through: u16,
+        #[arg(long)]
+        reason: String,
         #[command(flatten)]
         who: As,
     },
@@ -93,19 +130,33 @@ fn tell(cli: &Cli, answer: &Value, text: impl FnOnce() -> String) {
     say(&if cli.json { answer.to_string() } else { text() });
 }
 
-/// An erasure as a person reads it.
-pub fn line(erasure: &Value) -> String {
-    let text = |value: &Value| value.as_str().unwrap_or("-").to_owned();
-    let last = erasure["steps"].as_array().and_then(|steps| steps.last()).cloned().unwrap_or_default();
-    let why = erasure["refusal"].as_str().map(|why| format!(": {why}")).unwrap_or_default();
-    format!(
-        "{:<6} {:<10} Patient/{} of {} since control/{}{why}",
-        erasure["number"],
-        text(&erasure["state"]),
-        text(&erasure["subject"]["patient"]),
-        text(&erasure["subject"]["domain"]),
-        last["position"],
-    )
+fn text(value: &Value) -> &str {
+    value.as_str().unwrap_or("-")
+}
+
+/// An erasure or a disposal in one line.
+pub fn line(case: &Value) -> String {
+    let why = case["refusal"].as_str().map(|why| format!(": {why}")).unwrap_or_default();
+    let whom = match case["subject"]["patient"].as_str() {
+        Some(patient) => format!("Patient/{patient} of {}", text(&case["subject"]["domain"])),
+        None => format!("records of {} through {}", text(&case["domain"]), case["through"]),
+    };
+    format!("{:<6} {:<10} {whom}{why}", case["number"].to_string(), text(&case["state"]))
+}
+
+fn steps(case: &Value) -> String {
+    let mut lines = vec![line(case)];
+    for step in case["steps"].as_array().into_iter().flatten() {
+        let at = step["at"].as_i64().map(|ms| base::Timestamp(ms).to_string());
+        let by = step["by"].as_str().unwrap_or("the node");
+        lines.push(format!(
+            "  {} {} by {by} (control/{})",
+            at.unwrap_or_default(),
+            text(&step["what"]),
+            step["position"]
+        ));
+    }
+    lines.join("\n")
 }
 
 pub async fn erase(cli: &Cli, erase: &Erase) -> Result {
@@ -115,32 +166,60 @@ pub async fn erase(cli: &Cli, erase: &Erase) -> Result {
             let answer = ask(cli, who, "/admin/erasures", Some(body)).await?;
             tell(cli, &answer, || format!("erasure {} is asked for: two others must approve it", answer["erasure"]));
         }
-        Erase::Approve(of) => step(cli, of, "approve", Value::Null).await?,
-        Erase::Refuse { of, reason } => step(cli, of, "refuse", json!({ "reason": reason })).await?,
-        Erase::Finish(of) => step(cli, of, "finish", Value::Null).await?,
-        Erase::Status(of) => {
-            let answer = ask(cli, &of.who, &format!("/admin/erasures/{}", of.erasure), None).await?;
-            tell(cli, &answer, || line(&answer));
-        }
         Erase::List { who } => {
             let answer = ask(cli, who, "/admin/erasures", None).await?;
-            let all = answer["erasures"].as_array().cloned().unwrap_or_default();
-            tell(cli, &answer, || all.iter().map(line).collect::<Vec<_>>().join("\n"));
+            let all = ["erasures", "disposals"].iter().flat_map(|kind| answer[*kind].as_array().into_iter().flatten());
+            let all: Vec<String> = all.map(line).collect();
+            tell(cli, &answer, || all.join("\n"));
+        }
+        Erase::Show { of, wait } => {
+            let answer = if *wait { wait_for(cli, of).await? } else { one(cli, of).await? };
+            tell(cli, &answer, || steps(&answer));
+        }
+        Erase::Approve(of) => decide(cli, of, "approve", Value::Null).await?,
+        Erase::Refuse { of, reason } => decide(cli, of, "refuse", json!({ "reason": reason })).await?,
+        Erase::Finish { who } => {
+            let answer = ask(cli, who, "/admin/erasures/finish", Some(Value::Null)).await?;
+            tell(cli, &answer, || "the key epoch has turned: what was destroyed is final".to_owned());
         }
         Erase::Certificate(of) => {
-            let answer = ask(cli, &of.who, &format!("/admin/erasures/{}", of.erasure), None).await?;
-            let text = answer["certificate"]
-                .as_str()
-                .ok_or_else(|| Failure::said("there is no certificate yet: only a final erasure has one"))?;
-            tell(cli, &answer["certificate"], || text.trim_end().to_owned());
+            let answer = one(cli, of).await?;
+            let certificate = answer["certificate"].as_str().ok_or_else(|| {
+                Failure::said(format!(
+                    "there is no certificate yet: it is {}, and comes when the key epoch has turned (`ward erase finish` \
+                     turns it now)",
+                    text(&answer["state"])
+                ))
+            })?;
+            tell(cli, &json!({ "certificate": certificate }), || certificate.trim_end().to_owned());
         }
     }
     Ok(())
 }
 
-async fn step(cli: &Cli, of: &Numbered, step: &str, body: Value) -> Result {
-    let answer = ask(cli, &of.who, &format!("/admin/erasures/{}/{step}", of.erasure), Some(body)).await?;
-    tell(cli, &answer, || format!("erasure {} is {}", of.erasure, answer["state"].as_str().unwrap_or("-")));
+async fn one(cli: &Cli, of: &Numbered) -> Result<Value> {
+    ask(cli, &of.who, &format!("/admin/erasures/{}", of.number), None).await
+}
+
+async fn wait_for(cli: &Cli, of: &Numbered) -> Result<Value> {
+    let mut seen = 0;
+    loop {
+        let case = one(cli, of).await?;
+        let steps = case["steps"].as_array().map_or(0, Vec::len);
+        if steps != seen {
+            seen = steps;
+            progress(&line(&case));
+        }
+        match text(&case["state"]) {
+            "hidden" | "approved" | "planned" | "listed" => tokio::time::sleep(LOOK_EVERY).await,
+            _ => return Ok(case),
+        }
+    }
+}
+
+async fn decide(cli: &Cli, of: &Numbered, step: &str, body: Value) -> Result {
+    let answer = ask(cli, &of.who, &format!("/admin/erasures/{}/{step}", of.number), Some(body)).await?;
+    tell(cli, &answer, || format!("{} is {}", of.number, text(&answer["state"])));
     Ok(())
 }
 
@@ -151,26 +230,59 @@ pub async fn hold(cli: &Cli, hold: &Hold) -> Result {
             let answer = ask(cli, who, "/admin/holds", Some(body)).await?;
             tell(cli, &answer, || format!("hold {} stands", answer["hold"]));
         }
-        Hold::Lift { hold, who } => {
-            let answer = ask(cli, who, &format!("/admin/holds/{hold}/lift"), Some(Value::Null)).await?;
+        Hold::Lift { hold, reason, who } => {
+            let body = json!({ "reason": reason });
+            let answer = ask(cli, who, &format!("/admin/holds/{hold}/lift"), Some(body)).await?;
             tell(cli, &answer, || format!("hold {hold} is lifted"));
         }
         Hold::List { who } => {
             let answer = ask(cli, who, "/admin/holds", None).await?;
-            let holds = answer["holds"].as_array().cloned().unwrap_or_default();
             let line = |hold: &Value| {
                 let what = &hold["what"];
                 let whom =
                     what["patient"]["patient"].as_str().map_or("everything".into(), |id| format!("Patient/{id}"));
+                let (kind, domain, reason) = (text(&what["kind"]), text(&what["domain"]), text(&what["reason"]));
+                format!("{:<6} {kind} {whom} of {domain}: {reason}", hold["hold"].to_string())
+            };
+            let holds = answer["holds"].as_array().cloned().unwrap_or_default();
+            tell(cli, &answer, || holds.iter().map(line).collect::<Vec<_>>().join("\n"));
+        }
+    }
+    Ok(())
+}
+
+pub async fn retention(cli: &Cli, retention: &Retention) -> Result {
+    match retention {
+        Retention::Plan { who } => {
+            let answer = ask(cli, who, "/admin/retention", None).await?;
+            let line = |row: &Value| {
                 format!(
-                    "{:<6} {} {whom} of {}: {}",
-                    hold["hold"],
-                    what["kind"].as_str().unwrap_or("-"),
-                    what["domain"].as_str().unwrap_or("-"),
-                    what["reason"].as_str().unwrap_or("-")
+                    "{:<12} {:<14} {:<6} {:>8} records, kept through {}{}{}",
+                    text(&row["domain"]),
+                    text(&row["class"]),
+                    row["year"].to_string(),
+                    row["records"].to_string(),
+                    row["until"].to_string(),
+                    if row["due"] == true { ", may go" } else { "" },
+                    row["held"]
+                        .as_u64()
+                        .filter(|held| *held > 0)
+                        .map(|held| format!(", {held} held"))
+                        .unwrap_or_default()
                 )
             };
-            tell(cli, &answer, || holds.iter().map(line).collect::<Vec<_>>().join("\n"));
+            let rows = answer["retention"].as_array().cloned().unwrap_or_default();
+            tell(cli, &answer, || rows.iter().map(line).collect::<Vec<_>>().join("\n"));
+        }
+        Retention::Apply { domain, through, reason, who } => {
+            let body = json!({ "domain": domain, "through": through, "reason": reason });
+            let answer = ask(cli, who, "/admin/retention", Some(body)).await?;
+            tell(cli, &answer, || {
+                format!(
+                    "disposal {0} is asked for: two others must approve it (`ward erase approve {0}`)",
+                    answer["disposal"]
+                )
+            });
         }
     }
     Ok(())

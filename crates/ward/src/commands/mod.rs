@@ -6,6 +6,7 @@ pub mod break_glass;
 pub mod check;
 pub mod client;
 pub mod data;
+pub mod erase;
 pub mod flow;
 pub mod ingest;
 pub mod init;

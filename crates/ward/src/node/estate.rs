@@ -1,18 +1,20 @@
-//! What an erasure hides and destroys on this node: the adapters of `comply::Estate`.
+//! What an erasure hides and destroys on this node: the adapter of `comply::Estate`, and what erasures that were planned
+//! before demand at each start.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use async_trait::async_trait;
-use base::{DomainName, Layer, LogicalId, Read, Write};
+use base::{DomainName, Layer, LogicalId, Ordinal, Read, Write};
 use clinical::{PatientMap, Plan, PlanKeeper, Refiner};
-use comply::{Estate, KeepPlan, PortError, Record, Rights, State, Subject};
+use comply::{Due, Estate, KeepPlan, PortError, Record, Records, Rights, State, Subject, years_of};
 use gate::Gate;
 use products::Builder;
 use store::Silver;
 use vault::{Holder, Vault};
 
 use super::{StartError, while_};
+use crate::config::Config;
 
 pub struct NodeEstate {
     pub refiners: BTreeMap<DomainName, Arc<Refiner>>,
@@ -21,16 +23,11 @@ pub struct NodeEstate {
     pub vault: Vault,
     pub gate: Gate,
     pub builder: Arc<Builder>,
+    pub config: Arc<Config>,
 }
 
 fn failed(error: impl std::fmt::Display) -> PortError {
     PortError(error.to_string())
-}
-
-/// `clinical-6y` is kept for six years; a class that names no years has no duty.
-fn years_of(class: &str) -> u16 {
-    let years = class.rsplit('-').next().and_then(|last| last.strip_suffix('y'));
-    years.and_then(|digits| digits.parse().ok()).unwrap_or(0)
 }
 
 impl NodeEstate {
@@ -40,47 +37,68 @@ impl NodeEstate {
 }
 
 #[async_trait]
-impl Estate for NodeEstate {
+impl Records for NodeEstate {
     async fn find(&self, domain: &DomainName, patient: &LogicalId) -> Result<Option<Record>, PortError> {
         let found = self.silver.patient_of(domain, "Patient", patient).await.map_err(failed)?;
-        let Some(ordinal) = found.filter(|ordinal| ordinal.is_patient() && *ordinal != base::Ordinal::UNKNOWN) else {
+        let is_record = |ordinal: &Ordinal| ordinal.is_patient() && *ordinal != Ordinal::UNKNOWN;
+        let gone = self.patients.gone(domain);
+        let Some(ordinal) = found.filter(is_record).filter(|ordinal| !gone.contains(ordinal.0)) else {
             return Ok(None);
         };
         let scopes = self.vault.scopes_of(domain, Holder::Record(ordinal)).await.map_err(failed)?;
         let living = scopes.into_iter().filter(|row| !row.destroyed).map(|row| row.scope);
-        let kept = living.map(|scope| {
-            let class = scope.retention.to_string();
-            let until = scope.year.saturating_add(years_of(&class));
-            (class, until)
-        });
-        Ok(Some(Record { ordinal, kept: kept.filter(|(class, _)| years_of(class) > 0).collect() }))
+        let kept =
+            living.map(|scope| (scope.retention.to_string(), scope.year)).filter(|(class, _)| years_of(class) > 0);
+        let kept = kept.map(|(class, year)| (class.clone(), year.saturating_add(years_of(&class)))).collect();
+        Ok(Some(Record { ordinal, kept }))
     }
 
+    async fn by_year(&self, domain: &DomainName) -> Result<Vec<Due>, PortError> {
+        let records = self.silver.records_by_year(domain).await.map_err(failed)?;
+        Ok(records.into_iter().map(|(ordinal, year)| Due { ordinal, year }).collect())
+    }
+
+    fn class_of(&self, domain: &DomainName) -> String {
+        self.config.domains.get(domain).map(|domain| domain.retention.clone()).unwrap_or_default()
+    }
+
+    async fn patient_of(&self, domain: &DomainName, record: Ordinal) -> Result<Option<LogicalId>, PortError> {
+        let permit = self.gate.node_permit::<Write>("refine", domain, Layer::Silver).map_err(failed)?;
+        self.silver.patient_id(&permit, domain, record).await.map_err(failed)
+    }
+}
+
+#[async_trait]
+impl Estate for NodeEstate {
     fn hide(&self, subject: &Subject) {
+        self.silver.remember_erased(&subject.domain, &subject.patient, subject.ordinal);
         self.patients.hide(&subject.domain, subject.ordinal);
     }
 
     fn unhide(&self, subject: &Subject) {
         self.patients.unhide(&subject.domain, subject.ordinal);
+        self.silver.remember_living(&subject.domain, &subject.patient);
     }
 
     async fn destroy(&self, subject: &Subject, plan: Option<&str>, keep: &dyn KeepPlan) -> Result<(), PortError> {
         let plan: Option<Plan> = plan.map(serde_json::from_str).transpose().map_err(failed)?;
-        self.silver.remember_erased(&subject.domain, &subject.patient, subject.ordinal);
-        let keeper = Keeper(keep);
-        self.refiner(&subject.domain)?.erase(subject.ordinal, plan, &keeper).await.map_err(failed)?;
+        self.refiner(&subject.domain)?.erase(subject.ordinal, plan, &Keeper(keep)).await.map_err(failed)?;
         Ok(())
     }
 
-    async fn rewrite(&self, subject: &Subject) -> Result<String, PortError> {
-        let read = self.gate.node_permit::<Read>("build", &subject.domain, Layer::Silver).map_err(failed)?;
-        let write = self.gate.node_permit::<Write>("build", &subject.domain, Layer::Gold).map_err(failed)?;
-        let tables = self.builder.book().tables(&subject.domain);
+    async fn rewrite(&self, domain: &DomainName) -> Result<String, PortError> {
+        self.silver.renew_index_key(domain).await.map_err(failed)?;
+        let read = self.gate.node_permit::<Read>("build", domain, Layer::Silver).map_err(failed)?;
+        let write = self.gate.node_permit::<Write>("build", domain, Layer::Gold).map_err(failed)?;
+        let tables = self.builder.book().tables(domain);
         let (mut snapshots, count) = (0, tables.len());
         for table in tables {
             snapshots += self.builder.renew(&read, &write, &table).await.map_err(failed)?;
         }
-        Ok(format!("{count} built anew, {snapshots} earlier snapshots ended, their files and file keys destroyed"))
+        Ok(format!(
+            "the search index under a new key; {count} data products built anew, {snapshots} earlier snapshots ended with \
+             their files and file keys"
+        ))
     }
 
     async fn epoch(&self) -> Result<u64, PortError> {
@@ -111,38 +129,37 @@ impl PlanKeeper for Kept {
     }
 }
 
-/// Before refine reads a domain's journal: the erased are hidden, what is left of shared entries is known, and a
-/// destruction that was planned and cut short is done, since refine must not find half a record.
+/// Before refine reads a domain's journal and before a door opens (laws 10, 11): the erased are hidden, what is left of
+/// shared entries is known, and what a plan destroys is destroyed, again where a crash cut it short or where a restored
+/// copy brought it back.
 pub async fn resume(
     rights: &Rights,
     refiner: &Arc<Refiner>,
     patients: &PatientMap,
     silver: &Silver,
-    domain: &DomainName,
+    vault: &Vault,
 ) -> Result<(), StartError> {
+    let domain = refiner.domain();
     let doing = || format!("going on with the erasures of {domain}");
+    let mut again = Vec::new();
     for erasure in rights.hidden().into_iter().filter(|erasure| erasure.subject.domain == *domain) {
         let subject = &erasure.subject;
         patients.hide(domain, subject.ordinal);
-        let Some(plan) = &erasure.plan else { continue };
+        let Some(plan) = erasure.whole_plan() else { continue };
         silver.remember_erased(domain, &subject.patient, subject.ordinal);
         let plan: Plan = serde_json::from_str(plan).map_err(while_(doing()))?;
         refiner.remember(subject.ordinal, &plan);
-        if erasure.state == State::Planned {
-            refiner.erase(subject.ordinal, Some(plan), &Kept).await.map_err(while_(doing()))?;
+        let scopes = vault.scopes_of(domain, Holder::Record(subject.ordinal)).await.map_err(while_(doing()))?;
+        let is_back = erasure.case.state > State::Planned && scopes.iter().any(|row| !row.destroyed);
+        if is_back {
+            rights.rewrite_again(domain).await;
         }
+        if is_back || erasure.case.state == State::Planned {
+            again.push((subject.ordinal, plan));
+        }
+    }
+    for (patient, plan) in again {
+        refiner.erase(patient, Some(plan), &Kept).await.map_err(while_(doing()))?;
     }
     Ok(())
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn a_class_says_how_long_it_is_kept() {
-        for (class, years) in [("clinical-6y", 6), ("product", 0), ("index-17", 0), ("audit-10y", 10)] {
-            assert_eq!(years_of(class), years, "{class}");
-        }
-    }
 }

@@ -59,6 +59,7 @@ impl Foundation {
             vault: vault.clone(),
             index_dir: data.join("index"),
             domains: config.domains.keys().cloned().collect(),
+            retention: config.retention(),
             clock: clock.clone(),
             entropy: entropy.clone(),
             limits: limits.clone(),

@@ -4,6 +4,7 @@
 
 mod audit;
 mod directory;
+mod estate;
 mod foundation;
 mod operator;
 
@@ -84,15 +85,28 @@ pub async fn build(config: Config, around: Surroundings) -> Result<Node, StartEr
     let patients = Arc::new(PatientMap::new(practitioners));
     let gate = open_gate(&ground, mint, &issuer, patients.clone()).await?;
     open_emergencies(&ground, &gate).await?;
+    let rights = comply::Rights::open(ground.facts.clone(), ground.clock.clone())
+        .await
+        .map_err(while_("reading holds and erasures"))?;
     // Refine has caught up before a door opens: every earlier control key is then known.
-    let mut refiners = Vec::new();
+    let mut refiners = BTreeMap::new();
     let mut domains = BTreeMap::new();
     for name in ground.config.domains.keys() {
-        let (refiner, doors) = open_domain(&ground, &gate, &patients, name).await?;
-        refiners.push(refiner);
+        let (refiner, doors) = open_domain(&ground, &gate, &patients, &rights, name).await?;
+        refiners.insert(name.clone(), refiner);
         domains.insert(name.clone(), doors);
     }
     let products = crate::products::open(&ground).await?;
+    let estate: Arc<dyn comply::Estate> = Arc::new(estate::NodeEstate {
+        refiners: refiners.clone(),
+        patients,
+        silver: ground.silver.clone(),
+        vault: ground.vault.clone(),
+        gate: gate.clone(),
+        builder: products.builder.clone(),
+        config: ground.config.clone(),
+    });
+    rights.replay(&*estate);
     let metrics = Arc::new(edge::Metrics::default());
     let listeners = bind(&ground, &gate, &domains, &metrics).await?;
     let http = listeners.http.address().map_err(while_("asking for the HTTP address"))?;
@@ -119,6 +133,8 @@ pub async fn build(config: Config, around: Surroundings) -> Result<Node, StartEr
         shower: products.shower,
         operator,
         audit: Arc::new(gate.audit_reader(follower)),
+        rights,
+        estate,
         metrics,
         limits: ground.limits,
         info: NodeInfo {
@@ -134,7 +150,7 @@ pub async fn build(config: Config, around: Surroundings) -> Result<Node, StartEr
         config: ground.config,
         doors,
         gate,
-        refiners,
+        refiners: refiners.into_values().collect(),
         logs: ground.logs.into_values().collect(),
         audit: ground.audit,
         listeners,
@@ -183,6 +199,7 @@ async fn open_domain(
     ground: &Foundation,
     gate: &Gate,
     patients: &Arc<PatientMap>,
+    rights: &comply::Rights,
     name: &DomainName,
 ) -> Result<(Arc<Refiner>, DomainDoors), StartError> {
     let Foundation { config, limits, vault, silver, clock, objects, .. } = ground;
@@ -202,6 +219,7 @@ async fn open_domain(
         limits.clone(),
         clock.clone(),
     ));
+    estate::resume(rights, &refiner, patients, silver, vault).await?;
     let caught_up = refiner.catch_up().await.map_err(while_(format!("refining the journal of {name}")))?;
     if caught_up > 0 {
         tracing::info!(domain = %name, entries = caught_up, "refined what the journal had ahead");
@@ -279,6 +297,8 @@ impl Node {
         }
         let (follower, stop) = (doors.audit.follower().clone(), refining.clone());
         refining.spawn(async move { follower.run(async move { stop.closing().await }).await });
+        let (rights, estate, stop) = (doors.rights.clone(), doors.estate.clone(), refining.clone());
+        refining.spawn(async move { rights.run(&*estate, async move { stop.closing().await }).await });
         for (listener, door) in listeners.mllp {
             let drain_door = drain.clone();
             drain.spawn(async move { door.serve(listener, drain_door).await });
