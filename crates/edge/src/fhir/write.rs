@@ -286,7 +286,12 @@ async fn check_patient(
             .and_then(|reference| reference.strip_prefix("Patient/"))
             .and_then(|rest| rest.split('/').next()),
     };
-    let ordinal = match id.and_then(|id| LogicalId::parse(id).ok()) {
+    let id = id.and_then(|id| LogicalId::parse(id).ok());
+    if id.as_ref().is_some_and(|id| doors.silver.is_erased_patient(domain, id)) {
+        let text = "the record of this patient was erased: nothing is added to it, and its id is not used again";
+        return Err(FhirError::new(StatusCode::GONE, "deleted", text));
+    }
+    let ordinal = match id {
         Some(id) => doors.silver.patient_of(domain, "Patient", &id).await?,
         None => None,
     };
