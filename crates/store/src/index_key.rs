@@ -11,7 +11,7 @@ use vault::{Holder, Key, Kind, ObjectId, ObjectName, RetentionClass, Scope, Scop
 use crate::StoreError;
 
 /// Scopes of index keys are classes of this prefix, one for each key.
-const CLASS: &str = "index-";
+pub const INDEX_CLASS: &str = "index-";
 
 /// A key, and how it is found again.
 #[derive(Clone)]
@@ -29,7 +29,7 @@ fn name(domain: &DomainName) -> ObjectName<'_> {
 pub(crate) async fn fresh(vault: &Vault, domain: &DomainName, now: Timestamp) -> Result<IndexKey, StoreError> {
     let mut number = now.ms().max(0);
     loop {
-        let retention = RetentionClass::parse(&format!("{CLASS}{number}"))
+        let retention = RetentionClass::parse(&format!("{INDEX_CLASS}{number}"))
             .map_err(|_| StoreError::Invalid("an index key cannot be named"))?;
         let scope = Scope { domain: domain.clone(), holder: Holder::Shared, retention, year: 0 };
         match vault.object_key(name(domain), &scope).await {
@@ -73,7 +73,7 @@ fn beside(index: &Path) -> PathBuf {
 /// Destroys every other index key of the domain, those of interrupted renewals too.
 pub(crate) async fn destroy_others(vault: &Vault, domain: &DomainName, keep: &IndexKey) -> Result<(), StoreError> {
     for row in vault.scopes_of(domain, Holder::Shared).await? {
-        if !row.destroyed && row.scope.retention.as_str().starts_with(CLASS) && row.id != keep.scope {
+        if !row.is_destroyed() && row.scope.retention.as_str().starts_with(INDEX_CLASS) && row.id != keep.scope {
             vault.destroy_scope(row.id).await?;
         }
     }

@@ -24,6 +24,7 @@ pub use catalog::Catalog;
 pub use control::{Control, ControlDoc, ProductSnapshot};
 pub use error::StoreError;
 pub use facts::{Fact, FactError, Facts};
+pub use index_key::INDEX_CLASS;
 pub use keys::SqlKeyTable;
 pub use silver::{
     Batch, Erased, Found, NewVersion, Outcome, Progress, REFINE, RETENTION_DEFAULT, Resource, Scanned, SearchPage,

@@ -1,7 +1,7 @@
 //! What an erasure hides and destroys on this node: the adapter of `comply::Estate`, and what erasures that were planned
 //! before demand at each start.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 use async_trait::async_trait;
@@ -11,7 +11,7 @@ use comply::{Due, Estate, KeepPlan, PortError, Record, Records, Rights, State, S
 use gate::Gate;
 use products::Builder;
 use store::Silver;
-use vault::{Holder, Vault};
+use vault::{Holder, Scope, Vault};
 
 use super::{StartError, while_};
 use crate::config::Config;
@@ -34,6 +34,18 @@ impl NodeEstate {
     fn refiner(&self, domain: &DomainName) -> Result<&Arc<Refiner>, PortError> {
         self.refiners.get(domain).ok_or_else(|| failed("the domain is not served by this node"))
     }
+
+    /// Scopes whose keys wrap what several patients share. Those of the control log have their slots in its frames and
+    /// name no patient; each key of a search index has its own.
+    async fn shared_scopes(&self, domain: &DomainName) -> Result<BTreeSet<Scope>, PortError> {
+        let rows = self.vault.scopes_of(domain, Holder::Shared).await.map_err(failed)?;
+        let shared = |scope: &Scope| {
+            let class = scope.retention.as_str();
+            class != "control" && !class.starts_with(store::INDEX_CLASS)
+        };
+        let living = rows.into_iter().filter(|row| !row.is_destroyed()).map(|row| row.scope);
+        Ok(living.filter(shared).collect())
+    }
 }
 
 #[async_trait]
@@ -46,7 +58,7 @@ impl Records for NodeEstate {
             return Ok(None);
         };
         let scopes = self.vault.scopes_of(domain, Holder::Record(ordinal)).await.map_err(failed)?;
-        let living = scopes.into_iter().filter(|row| !row.destroyed).map(|row| row.scope);
+        let living = scopes.into_iter().filter(|row| !row.is_destroyed()).map(|row| row.scope);
         let kept =
             living.map(|scope| (scope.retention.to_string(), scope.year)).filter(|(class, _)| years_of(class) > 0);
         let kept = kept.map(|(class, year)| (class.clone(), year.saturating_add(years_of(&class)))).collect();
@@ -87,6 +99,10 @@ impl Estate for NodeEstate {
     }
 
     async fn rewrite(&self, domain: &DomainName) -> Result<String, PortError> {
+        let shared = self.shared_scopes(domain).await?;
+        for scope in &shared {
+            self.vault.renew_scope(scope).await.map_err(failed)?;
+        }
         self.silver.renew_index_key(domain).await.map_err(failed)?;
         let read = self.gate.node_permit::<Read>("build", domain, Layer::Silver).map_err(failed)?;
         let write = self.gate.node_permit::<Write>("build", domain, Layer::Gold).map_err(failed)?;
@@ -95,14 +111,23 @@ impl Estate for NodeEstate {
         for table in tables {
             snapshots += self.builder.renew(&read, &write, &table).await.map_err(failed)?;
         }
+        let mut rewrapped = 0;
+        for scope in &shared {
+            rewrapped += self.vault.finish_renewal(scope).await.map_err(failed)?.slots_rewrapped;
+        }
         Ok(format!(
-            "the search index under a new key; {count} data products built anew, {snapshots} earlier snapshots ended with \
-             their files and file keys"
+            "{count} data products built anew, {snapshots} earlier snapshots ended with their files and file keys; the search \
+             index under a new key; {} shared keys renewed for the {rewrapped} objects of others",
+            shared.len()
         ))
     }
 
     async fn epoch(&self) -> Result<u64, PortError> {
-        self.vault.finish_turn().await.map(|turn| turn.current.0).map_err(failed)
+        let turn = self.vault.finish_turn().await.map_err(failed)?;
+        match turn.damaged.is_empty() {
+            true => Ok(turn.current.0),
+            false => Err(failed("damaged scope keys keep earlier epochs alive: `ward doctor`")),
+        }
     }
 
     async fn turn_epoch(&self) -> Result<(), PortError> {
@@ -150,7 +175,7 @@ pub async fn resume(
         let plan: Plan = serde_json::from_str(plan).map_err(while_(doing()))?;
         refiner.remember(subject.ordinal, &plan);
         let scopes = vault.scopes_of(domain, Holder::Record(subject.ordinal)).await.map_err(while_(doing()))?;
-        let is_back = erasure.case.state > State::Planned && scopes.iter().any(|row| !row.destroyed);
+        let is_back = erasure.case.state > State::Planned && scopes.iter().any(|row| !row.is_destroyed());
         if is_back {
             rights.rewrite_again(domain).await;
         }
