@@ -321,3 +321,39 @@ async fn the_copy_is_noise(old: &Path, living: &Path, frames: &[Slot]) {
         before.len() - gone.len()
     );
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn law_10_what_was_kept_long_enough_goes_the_same_way() {
+    let at = |year: i32| Arc::new(base::ManualClock::at(base::time::days_from_civil(year, 6, 1) * 86_400_000));
+    let mesh = Mesh::start_at(mesh_folder(), at(2016)).await;
+    assert_eq!(mesh.send_all("adt-main", [adt("E1", "A01", "MRNZQGONE1", GONE).as_slice()]).await, ["AA"]);
+    mesh.settle().await;
+    let folder = mesh.stop().await;
+
+    let mesh = Mesh::start_at(folder, at(2026)).await;
+    assert_eq!(mesh.send_all("adt-main", [adt("E2", "A01", "MRNZQKEPT1", KEPT).as_slice()]).await, ["AA"]);
+    mesh.settle().await;
+    let plan = mesh.get("privacy-osei", "/admin/retention").await.json();
+    let rows: Vec<_> =
+        plan["retention"].as_array().expect("rows").iter().filter(|row| row["domain"] == "ehr").collect();
+    let row = |n: usize| {
+        (rows[n]["year"].clone(), rows[n]["records"].clone(), rows[n]["until"].clone(), rows[n]["due"].clone())
+    };
+    assert_eq!(row(0), (json!(2016), json!(1), json!(2022), json!(true)));
+    assert_eq!(row(1), (json!(2026), json!(1), json!(2032), json!(false)));
+    let body = |through: u16| json!({ "domain": "ehr", "through": through, "reason": "schedule of 2026" });
+    assert_eq!(post(&mesh, "privacy-osei", "/admin/retention", body(2020)).await.0, 409, "kept through 2026");
+    let (status, asked) = post(&mesh, "privacy-osei", "/admin/retention", body(2019)).await;
+    assert_eq!(status, 200, "{asked}");
+    let path = format!("/admin/erasures/{}", asked["disposal"]);
+    for who in ["privacy-lund", "privacy-abara"] {
+        let (status, body) = post(&mesh, who, &format!("{path}/approve"), Value::Null).await;
+        assert_eq!(status, 200, "{body}");
+    }
+    let (status, done) = post(&mesh, "privacy-osei", "/admin/erasures/finish", Value::Null).await;
+    assert_eq!(status, 200, "{done}");
+    let disposal = mesh.get("privacy-osei", &path).await.json();
+    assert_eq!((&disposal["state"], &disposal["records"]), (&json!("certified"), &json!(1)), "{disposal}");
+    assert!(id_of(&mesh, GONE).await.is_none() && id_of(&mesh, KEPT).await.is_some());
+    sentinels_are_gone(mesh.stop().await.path());
+}
