@@ -66,6 +66,11 @@ impl Office {
         self.rights.place_hold(&self.estate, &ehr(), patient.as_ref(), kind, "case 12".into(), &by("ann")).await
     }
 
+    /// The log must not outlive its folder.
+    async fn end(self) {
+        self.rights.facts().log().close().await;
+    }
+
     fn state(&self, number: u64) -> State {
         self.rights.book().case(number).unwrap().state
     }
@@ -106,6 +111,7 @@ async fn an_erasure_goes_by_two_others_to_a_certificate_with_a_public_hash() {
     let digest = aws_lc_rs::digest::digest(&aws_lc_rs::digest::SHA256, text.as_bytes());
     assert_eq!(last.parts[2], format!("sha256 {}", base::hex::encode(digest.as_ref())), "a stranger can compare it");
     assert!(matches!(office.request("ana", Ground::Order).await, Err(RightsError::NotFound(_))));
+    office.end().await;
 }
 
 #[tokio::test]
@@ -127,6 +133,7 @@ async fn holds_duties_and_open_requests_refuse_it_and_the_refusal_is_on_record()
     assert_eq!(book.erasures.values().filter(|e| e.case.state == State::Refused).count(), 3);
     let number = office.request("ana", Ground::Order).await.unwrap();
     assert_eq!(against(office.request("ana", Ground::Order).await), Against::UnderWay { erasure: number });
+    office.end().await;
 }
 
 #[tokio::test]
@@ -146,6 +153,7 @@ async fn a_hold_before_destruction_stops_it_and_after_it_is_too_late() {
     office.approve(number, "cleo").await.unwrap();
     office.rights.advance(&office.estate).await.unwrap();
     assert!(matches!(office.hold(Some("ana"), HoldKind::Legal).await, Err(RightsError::NotFound(_))));
+    office.end().await;
 }
 
 #[tokio::test]
@@ -169,6 +177,7 @@ async fn what_was_cut_short_goes_on_from_the_log_alone() {
     office.estate.turn_epoch().await.unwrap();
     office.rights.advance(&office.estate).await.unwrap();
     assert_eq!(office.state(number), State::Certified);
+    office.end().await;
 }
 
 #[tokio::test]
@@ -195,4 +204,5 @@ async fn a_disposal_takes_what_was_kept_long_enough_and_leaves_what_is_held() {
     let text = disposal.case.certificate.unwrap();
     assert!(text.contains("Patient/bob") && !text.contains("Patient/dee"), "{text}");
     assert_eq!(office.estate.rewritten(), 1, "what records share is rewritten once");
+    office.end().await;
 }

@@ -196,7 +196,8 @@ fn bring_back(folder: &Path) {
 }
 
 fn request(patient: &str) -> String {
-    json!({ "domain": "ehr", "patient": patient, "category": "system-fault", "reason": "one target is lost" }).to_string()
+    json!({ "domain": "ehr", "patient": patient, "category": "system-fault", "reason": "one target is lost" })
+        .to_string()
 }
 
 /// The status of a physician's read in a session of break-glass, both steps first.
