@@ -91,7 +91,8 @@ pub trait Disk: Send + Sync {
         Ok(out)
     }
 
-    /// Makes a folder and the missing ones above it, each durable in its parent.
+    /// Makes a folder and the missing ones above it, each durable in its parent. One that is there already is taken as
+    /// durable: where a process that died may have left it, `sync_folder` of its parent makes it so.
     fn make_folder(&self, folder: &Path, access: Access) -> io::Result<()> {
         if folder.as_os_str().is_empty() || self.is_folder(folder)? {
             return Ok(());

@@ -164,6 +164,23 @@ mod tests {
     }
 
     #[test]
+    #[ignore = "ends its process: run by the test below in one of its own"]
+    fn ends_here() {
+        RealDisk.fatal("sync of the log", &io::Error::other("no such luck"));
+        panic!("went on");
+    }
+
+    #[test]
+    fn a_failed_disk_ends_the_process_and_says_so() {
+        let mut command = std::process::Command::new(std::env::current_exe().unwrap());
+        let out = command.args(["--ignored", "--exact", "--nocapture", "real::tests::ends_here"]).output().unwrap();
+        // 6 is SIGABRT.
+        assert_eq!(std::os::unix::process::ExitStatusExt::signal(&out.status), Some(6), "{out:?}");
+        let said = String::from_utf8(out.stderr).unwrap();
+        assert!(said.contains("sync of the log: no such luck: the disk failed, so the process ends"), "{said}");
+    }
+
+    #[test]
     fn private_is_the_owner_alone_and_a_linked_folder_is_a_folder() {
         let at = tempfile::tempdir().unwrap();
         let folder = at.path().join("a/b");

@@ -11,7 +11,8 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::io::{self, ErrorKind};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
-use std::time::{Duration, SystemTime};
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::{Duration, Instant, SystemTime};
 
 use base::SeededEntropy;
 use parking_lot::Mutex;
@@ -58,6 +59,12 @@ impl NameOp {
         match self {
             NameOp::Set(path, _) | NameOp::Rename(_, path, _) | NameOp::Remove(path) => path,
         }
+    }
+
+    /// The names that it changes.
+    fn paths(&self) -> impl Iterator<Item = &Path> {
+        let from = if let NameOp::Rename(from, ..) = self { Some(from.as_path()) } else { None };
+        [Some(self.path()), from].into_iter().flatten()
     }
 
     fn apply(&self, names: &mut Names) {
@@ -234,6 +241,42 @@ impl SimDisk {
     }
 }
 
+/// The seeds that a test runs, one after the other, for any number of threads.
+pub struct Seeds {
+    next: AtomicU64,
+    to: u64,
+    until: Option<Instant>,
+}
+
+impl Seeds {
+    /// `0..count`; or what `WARD_SIM_SEEDS=FROM..TO` says, for at most `WARD_SIM_SECONDS`.
+    #[expect(clippy::disallowed_methods, reason = "a simulation is told its seeds by the environment")]
+    pub fn of_test(count: u64) -> Seeds {
+        let asked = std::env::var("WARD_SIM_SEEDS").ok();
+        let range = asked.as_deref().and_then(|text| text.split_once(".."));
+        let range = range.and_then(|(from, to)| Some((from.parse().ok()?, to.parse().ok()?)));
+        let seconds = std::env::var("WARD_SIM_SECONDS").ok().and_then(|text| text.parse().ok());
+        let (from, to) = range.unwrap_or((0, count));
+        let until = seconds.map(|seconds| Instant::now() + Duration::from_secs(seconds));
+        Seeds { next: AtomicU64::new(from), to, until }
+    }
+
+    /// The next seed; none when all were given out or the time is over.
+    pub fn next(&self) -> Option<u64> {
+        let is_late = self.until.is_some_and(|until| Instant::now() >= until);
+        let seed = if is_late { self.to } else { self.next.fetch_add(1, Ordering::Relaxed) };
+        (seed < self.to).then_some(seed)
+    }
+}
+
+impl Iterator for Seeds {
+    type Item = u64;
+
+    fn next(&mut self) -> Option<u64> {
+        Seeds::next(self)
+    }
+}
+
 fn below(random: &SeededEntropy, n: usize) -> usize {
     (random.next_u64() % n.max(1) as u64) as usize
 }
@@ -377,11 +420,30 @@ impl State {
         self.note(4, folder, &[]);
         let fault = self.next_sync_fault();
         if fault != Some(SyncFault::Lost) {
-            let (synced, rest): (Vec<_>, Vec<_>) = self.name_ops.drain(..).partition(|op| parent(op.path()) == folder);
+            let paths = self.synced_with(folder);
+            let (synced, rest): (Vec<_>, Vec<_>) =
+                self.name_ops.drain(..).partition(|op| op.paths().any(|path| paths.contains(path)));
             self.name_ops = rest;
             synced.iter().for_each(|op| op.apply(&mut self.durable_names));
         }
         if fault.is_some() { Err(io::Error::other("the sync of a folder failed")) } else { Ok(()) }
+    }
+
+    /// The names that a sync of the folder decides: its own, and, as a rename is in two folders at once, those bound to
+    /// them by renames.
+    fn synced_with(&self, folder: &Path) -> BTreeSet<PathBuf> {
+        let mut paths: BTreeSet<PathBuf> = BTreeSet::new();
+        loop {
+            let before = paths.len();
+            for op in &self.name_ops {
+                if op.paths().any(|path| parent(path) == folder || paths.contains(path)) {
+                    paths.extend(op.paths().map(Path::to_owned));
+                }
+            }
+            if paths.len() == before {
+                return paths;
+            }
+        }
     }
 
     fn is_root(path: &Path) -> bool {

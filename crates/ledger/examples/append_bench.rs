@@ -1,6 +1,7 @@
 //! Durable appends per second: `cargo run --release -p ledger --example append_bench -- [DIR] [SECONDS] [BYTES]`.
-//! Prints appends/s and the time to the acknowledgement at several numbers of waiting appenders, alone and in
-//! batches, beside the disk's own time for a write of 4 KiB with a sync. No peer is run here.
+//! Prints appends/s, the time to the acknowledgement and to a published proof at several numbers of waiting appenders,
+//! alone and in batches, beside the disk's own time for a write of 4 KiB with a sync. `bench/append` runs PostgreSQL
+//! beside it.
 
 use std::io::Write;
 use std::path::Path;
@@ -10,6 +11,9 @@ use std::time::{Duration, Instant};
 
 use base::{LogName, SystemClock};
 use ledger::{AppendError, Disk, Ed25519Signer, Log, LogOptions, NewEntry, RealDisk};
+
+/// A proof that is not there after this counts as long.
+const WAIT_MAX: Duration = Duration::from_secs(3);
 
 type Failure = Box<dyn std::error::Error + Send + Sync>;
 
@@ -65,6 +69,22 @@ async fn appender(log: Log, load: Arc<Load>, busy: Arc<AtomicU64>, until: Instan
     Ok(times)
 }
 
+/// Now and again: how long the next entry waits until a published checkpoint and its tiles prove it.
+async fn proof_times(log: Log, until: Instant) -> Vec<u64> {
+    let (mut published, mut times) = (log.subscribe_published(), Vec::new());
+    while Instant::now() < until {
+        let (begun, size) = (Instant::now(), log.size() + 1);
+        // Nothing is appended any more when the time is over.
+        let waited = tokio::time::timeout(WAIT_MAX, published.wait_for(|published| *published >= size)).await.is_ok();
+        if waited || Instant::now() < until {
+            times.push(begun.elapsed().as_micros() as u64);
+        }
+        tokio::time::sleep(Duration::from_millis(5)).await;
+    }
+    times.sort_unstable();
+    times
+}
+
 async fn run(dir: &Path, load: Load, out: &mut impl Write) -> Result<(), Failure> {
     let dir = dir.join(format!("log-{}-{}", load.appenders, load.batch));
     let signer = Ed25519Signer::from_seed("bench.test/log", &[1; 32]).ok_or("no signer")?;
@@ -77,11 +97,13 @@ async fn run(dir: &Path, load: Load, out: &mut impl Write) -> Result<(), Failure
     let until = begun + load.time;
     let tasks: Vec<_> =
         (0..load.appenders).map(|_| tokio::spawn(appender(log.clone(), load.clone(), busy.clone(), until))).collect();
+    let proofs = tokio::spawn(proof_times(log.clone(), until));
     let mut times = Vec::new();
     for task in tasks {
         times.extend(task.await??);
     }
     let took = begun.elapsed();
+    let proofs = proofs.await?;
     let tail = Instant::now();
     let size = log.size();
     log.subscribe_published().wait_for(|published| *published >= size).await?;
@@ -92,12 +114,14 @@ async fn run(dir: &Path, load: Load, out: &mut impl Write) -> Result<(), Failure
     let per_second = |n: u64, time: Duration| (n as f64 / time.as_secs_f64()) as u64;
     writeln!(
         out,
-        "{:>9} {:>6} {:>12} {:>9} {:>9} {:>11} {:>7} {:>9} {:>13}",
+        "{:>9} {:>6} {:>12} {:>9} {:>9} {:>9} {:>9} {:>10} {:>7} {:>8} {:>12}",
         load.appenders,
         load.batch,
         per_second(size, took),
         at(&times, 50),
         at(&times, 99),
+        at(&proofs, 50),
+        at(&proofs, 99),
         size / frames.max(1),
         busy.load(Ordering::Relaxed),
         tail.as_millis(),
@@ -125,7 +149,10 @@ async fn main() -> Result<(), Failure> {
         at(&syncs, 99),
         time.as_secs()
     )?;
-    writeln!(out, "appenders  batch    appends/s    p50 µs    p99 µs  per frame    busy   tail ms    verified/s")?;
+    writeln!(
+        out,
+        "appenders  batch    appends/s    p50 µs    p99 µs  proof 50  proof 99  per frame    busy  tail ms   verified/s"
+    )?;
     for (appenders, batch) in [(1, 1), (8, 1), (64, 1), (1_024, 1), (8_192, 1), (8, 100), (4, 1_000)] {
         run(dir, Load { appenders, batch, bytes, time }, &mut out).await?;
     }

@@ -200,6 +200,16 @@ fn lost_tiles_are_written_again_and_another_key_is_refused() {
         assert_eq!(rebuild_tiles(Arc::new(RealDisk), dir.path(), options(), signer()).unwrap(), 600);
         assert_eq!(std::fs::read(&tile).unwrap(), before);
 
+        // A tile that rotted is never made a proof of.
+        let rotted = dir.path().join("tile/0/000");
+        let mut bytes = std::fs::read(&rotted).unwrap();
+        bytes[40] ^= 1;
+        std::fs::write(&rotted, bytes).unwrap();
+        let log = open(dir.path());
+        assert!(matches!(log.inclusion_proof(3, 600), Err(LedgerError::Tiles { .. })));
+        assert!(log.inclusion_proof(300, 600).is_ok());
+        drop(log);
+
         let other = Arc::new(Ed25519Signer::from_seed("ward.test/log", &[4; 32]).unwrap());
         let clock = Arc::new(ManualClock::at(0));
         let name = LogName::parse("test").unwrap();

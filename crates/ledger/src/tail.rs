@@ -1,6 +1,7 @@
 //! The tail of a log: follows the head with tiles and the published checkpoint (C2SP tlog-tiles), all derived from
 //! the segments. Publishes a checkpoint only when its tiles are durable and their root is the one signed.
 
+use std::collections::HashSet;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
@@ -14,6 +15,8 @@ use crate::tiles::{Edge, TILE_WIDTH, bundle_path, tile_bytes, tile_path};
 
 /// Entries whose tiles are written in one go.
 const STEP_ENTRIES_MAX: u64 = 16_384;
+/// Folders remembered as durable; more are asked for again.
+const OWNED_MAX: usize = 4_096;
 
 pub(crate) fn checkpoint_path(dir: &Path) -> PathBuf {
     dir.join("checkpoint")
@@ -51,6 +54,8 @@ pub(crate) struct Tail {
     published: Option<Published>,
     /// The edge when partial tiles were last written.
     partial_at: u64,
+    /// Folders known to be durable, by this process.
+    owned: HashSet<PathBuf>,
 }
 
 impl Tail {
@@ -71,6 +76,7 @@ impl Tail {
             bundle: Vec::new(),
             published,
             partial_at: 0,
+            owned: HashSet::new(),
         };
         let Some(published) = published else { return Ok(tail) };
         match tail.load(published) {
@@ -92,7 +98,6 @@ impl Tail {
                 file,
             });
         }
-        self.sync_folders(&edge)?;
         // The bundle comes from the segments: they are the truth, and its beginning is written again with it.
         let begun = published.size - published.size % TILE_WIDTH as u64;
         let mut bundle = Vec::new();
@@ -106,23 +111,6 @@ impl Tail {
             return Err(LedgerError::damaged(what, &checkpoint_path(&self.dir), 0));
         }
         (self.edge, self.bundle, self.partial_at) = (Arc::new(edge), bundle, published.size);
-        Ok(())
-    }
-
-    /// Makes the folders at the edge durable: the process that made them may have died before it did.
-    fn sync_folders(&self, edge: &Edge) -> Result<(), LedgerError> {
-        let bundle = bundle_path(edge.size() / TILE_WIDTH as u64, TILE_WIDTH);
-        let tiles = (0..edge.levels()).map(|level| tile_path(level, edge.size() >> (8 * (level + 1)), TILE_WIDTH));
-        for name in tiles.chain([bundle]) {
-            for folder in self.dir.join(name).ancestors().skip(1).take_while(|folder| *folder != self.dir) {
-                match self.disk.sync_folder(folder) {
-                    Err(error) if error.kind() != std::io::ErrorKind::NotFound => {
-                        return Err(LedgerError::io("sync", folder)(error));
-                    }
-                    _ => {}
-                }
-            }
-        }
         Ok(())
     }
 
@@ -248,8 +236,30 @@ impl Tail {
         Ok(())
     }
 
-    fn put(&self, files: &[(PathBuf, Vec<u8>)], place: &Path) -> Result<(), LedgerError> {
+    fn put(&mut self, files: &[(PathBuf, Vec<u8>)], place: &Path) -> Result<(), LedgerError> {
+        let folders = files.iter().filter_map(|(path, _)| path.parent());
+        for folder in folders {
+            self.own(folder)?;
+        }
         self.disk.publish(files).map_err(LedgerError::io("write", place))
+    }
+
+    /// Makes a folder that is there already durable, and those above it: the process that made it may have died before
+    /// it did.
+    fn own(&mut self, folder: &Path) -> Result<(), LedgerError> {
+        if folder == self.dir || self.owned.contains(folder) {
+            return Ok(());
+        }
+        let above = disk::parent(folder);
+        self.own(above)?;
+        if self.disk.is_folder(folder).map_err(LedgerError::io("read", folder))? {
+            self.disk.sync_folder(above).map_err(LedgerError::io("sync", above))?;
+        }
+        if self.owned.len() >= OWNED_MAX {
+            self.owned.clear();
+        }
+        self.owned.insert(folder.to_owned());
+        Ok(())
     }
 }
 
