@@ -6,6 +6,7 @@
 mod audit;
 mod break_glass;
 mod rights;
+mod downtime;
 
 use std::sync::Arc;
 
@@ -26,6 +27,8 @@ use crate::doors::{Call, Doors, TokenPurpose};
 use crate::http::Peer;
 use crate::outgoing::{Draft, Outgoing};
 
+pub use downtime::{DowntimeDesk, Made, Packed, make_pack};
+
 pub fn router(doors: Arc<Doors>) -> Router {
     let message_max = doors.limits.hl7_message_bytes_max;
     Router::new()
@@ -43,6 +46,7 @@ pub fn router(doors: Arc<Doors>) -> Router {
         .merge(audit::router())
         .merge(break_glass::routes())
         .merge(rights::router())
+        .merge(downtime::routes())
         // A file handed in is at most one message of the largest size.
         .layer(DefaultBodyLimit::max(message_max))
         .with_state(doors)
@@ -50,11 +54,16 @@ pub fn router(doors: Arc<Doors>) -> Router {
 
 /// The one place where this API's errors become a status and a sentence.
 #[derive(Debug)]
-struct AdminError(StatusCode, String);
+pub struct AdminError(StatusCode, String);
 
 type Answer = Result<Outgoing, AdminError>;
 
 impl AdminError {
+    /// Without the status, for the node's own log.
+    pub fn sentence(&self) -> &str {
+        &self.1
+    }
+
     fn not_found(what: &str) -> Self {
         AdminError(StatusCode::NOT_FOUND, format!("there is no such {what}"))
     }
@@ -67,7 +76,7 @@ impl AdminError {
 
 impl From<gate::Unauthenticated> for AdminError {
     fn from(error: gate::Unauthenticated) -> Self {
-        AdminError(StatusCode::UNAUTHORIZED, error.to_string())
+        AdminError(crate::http::status_of_stranger(error), error.to_string())
     }
 }
 
@@ -526,6 +535,7 @@ mod tests {
             include_str!("admin/audit.rs"),
             include_str!("admin/break_glass.rs"),
             include_str!("admin/rights.rs"),
+            include_str!("admin/downtime.rs"),
             include_str!("sql.rs"),
             include_str!("health.rs"),
             include_str!("fhir/mod.rs"),

@@ -27,6 +27,7 @@ pub struct Doors {
     pub engine: Arc<dyn SqlEngine>,
     pub shower: Arc<dyn ShowMasked + Send + Sync>,
     pub operator: Arc<dyn Operator>,
+    pub downtime: Arc<dyn crate::DowntimeDesk>,
     pub audit: Arc<gate::AuditReader>,
     pub rights: comply::Rights,
     pub estate: Arc<dyn comply::Estate>,

@@ -139,6 +139,14 @@ async fn common(
     response
 }
 
+/// What a caller who is not known is in HTTP; a directory that is down is not a missing sign-in.
+pub fn status_of_stranger(error: gate::Unauthenticated) -> StatusCode {
+    match error {
+        gate::Unauthenticated::Unavailable(_) => StatusCode::SERVICE_UNAVAILABLE,
+        _ => StatusCode::UNAUTHORIZED,
+    }
+}
+
 /// What a refusal of the gate is in HTTP (RFC 9110 §15.5).
 pub fn status_of(refusal: &gate::Refusal) -> StatusCode {
     match refusal.kind {

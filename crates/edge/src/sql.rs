@@ -58,7 +58,7 @@ impl From<SqlError> for SqlFailure {
 
 impl From<gate::Unauthenticated> for SqlFailure {
     fn from(error: gate::Unauthenticated) -> Self {
-        SqlFailure(StatusCode::UNAUTHORIZED, error.to_string())
+        SqlFailure(crate::http::status_of_stranger(error), error.to_string())
     }
 }
 

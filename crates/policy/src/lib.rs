@@ -41,6 +41,7 @@ pub fn starter() -> &'static [(&'static str, &'static str)] {
     files![
         "guards.cedar",
         "care.cedar",
+        "downtime.cedar",
         "emergency.cedar",
         "registration.cedar",
         "feeds.cedar",

@@ -117,16 +117,19 @@ fn the_starting_policies_are_this_table_and_nothing_more() {
           read silver/Patient: TREAT by care-in-own-domain, ETREAT by break-glass
           search silver/Patient: TREAT by care-in-own-domain, ETREAT by break-glass
           write silver/Patient: TREAT by care-writes-in-own-domain
+          export silver/Patient: TREAT by downtime-pack
           subscribe silver/Patient: TREAT by care-in-own-domain
           break-glass silver/Patient: ETREAT by break-glass
           read silver/Observation: TREAT by care-in-own-domain, ETREAT by break-glass
           search silver/Observation: TREAT by care-in-own-domain, ETREAT by break-glass
           write silver/Observation: TREAT by care-writes-in-own-domain
+          export silver/Observation: TREAT by downtime-pack
           subscribe silver/Observation: TREAT by care-in-own-domain
           break-glass silver/Observation: ETREAT by break-glass
           read silver/*: TREAT by care-in-own-domain, ETREAT by break-glass
           search silver/*: TREAT by care-in-own-domain, ETREAT by break-glass
           write silver/*: TREAT by care-writes-in-own-domain
+          export silver/*: TREAT by downtime-pack
           subscribe silver/*: TREAT by care-in-own-domain
           break-glass silver/*: ETREAT by break-glass
           read gold/patients: TREAT by care-reads-products, ETREAT by break-glass-products
@@ -137,14 +140,17 @@ fn the_starting_policies_are_this_table_and_nothing_more() {
           read silver/Patient: TREAT by care-in-own-domain
           search silver/Patient: TREAT by care-in-own-domain
           write silver/Patient: TREAT by care-writes-in-own-domain
+          export silver/Patient: TREAT by downtime-pack
           subscribe silver/Patient: TREAT by care-in-own-domain
           read silver/Observation: TREAT by care-in-own-domain
           search silver/Observation: TREAT by care-in-own-domain
           write silver/Observation: TREAT by care-writes-in-own-domain
+          export silver/Observation: TREAT by downtime-pack
           subscribe silver/Observation: TREAT by care-in-own-domain
           read silver/*: TREAT by care-in-own-domain
           search silver/*: TREAT by care-in-own-domain
           write silver/*: TREAT by care-writes-in-own-domain
+          export silver/*: TREAT by downtime-pack
           subscribe silver/*: TREAT by care-in-own-domain
           read gold/patients: TREAT by care-reads-products
           query gold/patients: TREAT by care-reads-products
@@ -285,6 +291,9 @@ fn the_starting_policies_are_this_table_and_nothing_more() {
         feed
           ingest bronze/adt-main: TREAT by feed-ingests, ETREAT by feed-ingests, HPAYMT by feed-ingests, HOPERAT by feed-ingests, HRESCH by feed-ingests, PUBHLTH by feed-ingests, PATRQT by feed-ingests, HCOMPL by feed-ingests, HSYSADMIN by feed-ingests
         node
+          export silver/Patient: TREAT by downtime-pack-by-the-node
+          export silver/Observation: TREAT by downtime-pack-by-the-node
+          export silver/*: TREAT by downtime-pack-by-the-node
     "#]].assert_eq(&truth_table(&starter()));
 }
 

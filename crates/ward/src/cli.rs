@@ -53,6 +53,8 @@ pub enum Command {
     /// Data products.
     #[command(subcommand)]
     Product(Product),
+    /// What one ward needs for care when all else fails, sealed and expiring; readable without a node.
+    DowntimePack(crate::commands::downtime::DowntimePack),
     /// Emergency access to one patient, in two steps, and its review.
     #[command(subcommand)]
     BreakGlass(crate::commands::break_glass::BreakGlass),

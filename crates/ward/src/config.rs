@@ -31,6 +31,8 @@ pub struct Mesh {
     #[serde(default)]
     pub break_glass: crate::care::BreakGlass,
     #[serde(default)]
+    pub downtime: crate::downtime::Downtime,
+    #[serde(default)]
     pub limits: Limits,
 }
 
@@ -286,7 +288,8 @@ impl Config {
                 reader.find(&path, &format!("`{domain}` is no domain of this mesh"), "name one of domains/");
             }
         }
-        if let Some((what, help)) = self.mesh.break_glass.wrong() {
+        let downtime = self.mesh.downtime.wrong(|domain| self.domains.contains_key(domain));
+        if let Some((what, help)) = self.mesh.break_glass.wrong().or(downtime) {
             reader.find("mesh.toml", what, help);
         }
         let root = &self.mesh.keys.root;

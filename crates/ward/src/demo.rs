@@ -137,6 +137,7 @@ async fn show(cli: &Cli, demo: &Demo, addresses: &Addresses, doors: &edge::Doors
     one_query_four_ways(addresses, &demo.folder, client).await?;
     who_saw(client, &patient).await?;
     care::break_the_glass(addresses, &demo.folder, client, &hospital).await?;
+    care::pack_a_ward(addresses, &demo.folder, client).await?;
     trace(client, &patient).await?;
     let other = hospital.patients.get(1).map(|p| p.mrn.clone()).unwrap_or_default();
     erasure::show(addresses, &demo.folder, client, &other).await?;

@@ -6,6 +6,7 @@ pub mod cli;
 pub mod commands;
 pub mod config;
 pub mod demo;
+pub mod downtime;
 mod keys;
 pub mod node;
 mod products;
@@ -46,6 +47,7 @@ pub fn run(cli: Cli) -> ExitCode {
             Command::Hold(hold) => commands::erase::hold(&cli, hold).await,
             Command::Retention(retention) => commands::erase::retention(&cli, retention).await,
             Command::Product(product) => commands::flow::product(&cli, product).await,
+            Command::DowntimePack(pack) => commands::downtime::run(&cli, pack).await,
             Command::BreakGlass(step) => commands::break_glass::run(&cli, step).await,
             Command::Bench(bench) => bench::run(&cli, bench).await,
         };

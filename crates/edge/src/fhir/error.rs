@@ -77,7 +77,9 @@ impl From<clinical::WriteError> for FhirError {
 
 impl From<gate::Unauthenticated> for FhirError {
     fn from(error: gate::Unauthenticated) -> Self {
-        Self::new(StatusCode::UNAUTHORIZED, "login", error.to_string())
+        let status = crate::http::status_of_stranger(error);
+        let code = if status == StatusCode::UNAUTHORIZED { "login" } else { "transient" };
+        Self::new(status, code, error.to_string())
     }
 }
 

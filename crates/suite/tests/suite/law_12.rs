@@ -9,7 +9,7 @@ use hyper::Method;
 use serde_json::{Value, json};
 use ward::wire::HttpAnswer;
 
-use crate::harness::{Mesh, Process, mesh_folder, ward};
+use crate::harness::{Mesh, Process, adt, append, mesh_folder, ward};
 
 const NOW_MS: i64 = 1_790_000_000_000;
 const HOUR_MS: i64 = 3_600_000;
@@ -284,5 +284,106 @@ async fn law_12_a_node_starts_with_one_audit_target_and_breaks_the_glass() {
     take_away(&folder.path().join("audit-second"));
     let process = Process::start(folder.path()).await;
     assert_eq!(breaks_the_glass(&process, &patient).await, 200);
+    process.stop().await;
+}
+
+/// Two ways in one test: by a nurse, and by the node's own schedule. What is at rest holds nothing in the clear.
+#[tokio::test(flavor = "multi_thread")]
+async fn law_12_a_downtime_pack_is_read_without_the_node_and_its_openings_come_back() {
+    let folder = mesh_folder();
+    append(folder.path(), "mesh.toml", "\n[[downtime.ward]]\ndomain = \"ehr\"\nlocation = \"2N\"\n");
+    let mesh = Process::start(folder.path()).await;
+    for n in 0..3 {
+        let message = adt(&format!("C{n}"), "A01", &format!("M{n}"), &format!("ZQXNAME{n}"));
+        assert!(mesh.send_all("adt-main", [message.as_slice()]).await[0].is_ok());
+    }
+    let elsewhere = String::from_utf8(adt("C9", "A01", "M9", "ZQXELSEWHERE")).expect("text").replace("2N^101", "4E^7");
+    assert!(mesh.send_all("adt-main", [elsewhere.as_bytes()]).await[0].is_ok());
+    let labs = "MSH|^~\\&|LAB|GENHOSP|WARD|MESH|20261101120000||ORU^R01^ORU_R01|L1|P|2.5.1\r\
+                PID|1||M1^^^GENHOSP^MR||ZQXNAME1^Test||19700203|F\r\
+                OBR|1|P1|F1|24323-8^Panel^LN|||20261101110000||||||||||||||||||F\r\
+                OBX|1|NM|2823-3^Potassium^LN||6.9|mmol/L^^UCUM|3.5-5.1|HH|||F|||20261101110000\r";
+    assert!(mesh.send_all("lab-main", [labs.as_bytes()]).await[0].is_ok());
+    mesh.settle().await;
+    let pack = folder.path().join("by-nurse.pack");
+    let out = pack.to_str().expect("a path");
+    let made =
+        ward(folder.path(), &["downtime-pack", "ehr", "--location", "2N", "--out", out, "--as", "nurse-kim"]).await;
+    assert!(made.status.success(), "{}", String::from_utf8_lossy(&made.stderr));
+    for who in ["admin-root", "ana-analyst", "tech-novak", "privacy-osei"] {
+        let no =
+            ward(folder.path(), &["downtime-pack", "ehr", "--location", "2N", "--out", "/dev/null", "--as", who]).await;
+        assert!(!no.status.success(), "{who} made a pack");
+    }
+    let card = ["--json", "downtime-pack", "card", "ehr", "--location", "2N", "--days", "1", "--as", "nurse-kim"];
+    let card = ward(folder.path(), &card).await;
+    let card: Value = serde_json::from_slice(&card.stdout).expect("JSON");
+    let code = card["codes"][0]["code"].as_str().expect("a code").to_owned();
+    mesh.stop().await;
+
+    // The node is down. With the code of the card the pack opens, and says that it was opened.
+    let (shown, said) = open(&pack, &code).await;
+    for name in ["ZQXNAME0", "ZQXNAME1", "ZQXNAME2"] {
+        assert!(shown.contains(name), "{shown} {said}");
+    }
+    assert!(!shown.contains("ZQXELSEWHERE"), "a patient of another ward");
+    let wrong = code.replace(|c: char| c.is_ascii_digit(), "7").replace('A', "B");
+    assert!(wrong == code || open(&pack, &wrong).await.0.is_empty(), "another code opened the pack");
+    for at_rest in [&pack, &folder.path().join("by-nurse.pack.opened")] {
+        let bytes = std::fs::read(at_rest).expect("a file");
+        assert!(!bytes.windows(7).any(|window| window == b"ZQXNAME"), "{} tells names", at_rest.display());
+    }
+    scheduled(folder.path(), &pack, &code).await;
+}
+
+/// Opens a pack as a person would; what is on standard output, and what on standard error.
+async fn open(pack: &Path, code: &str) -> (String, String) {
+    use tokio::io::AsyncWriteExt;
+    let mut child = tokio::process::Command::new(crate::harness::program("ward"))
+        .args(["downtime-pack", "open", "--by", "Kim, nurse"])
+        .arg(pack)
+        .stdin(std::process::Stdio::piped())
+        .stdout(std::process::Stdio::piped())
+        .stderr(std::process::Stdio::piped())
+        .spawn()
+        .expect("ward starts");
+    child.stdin.take().expect("its input").write_all(format!("{code}\n").as_bytes()).await.expect("its input");
+    let output = child.wait_with_output().await.expect("ward runs");
+    (String::from_utf8_lossy(&output.stdout).into_owned(), String::from_utf8_lossy(&output.stderr).into_owned())
+}
+
+/// The node is back: it makes a pack by its schedule, and takes over the record of openings, once.
+async fn scheduled(folder: &Path, pack: &Path, code: &str) {
+    let process = Process::start(folder).await;
+    let made = loop {
+        let packs =
+            std::fs::read_dir(folder.join("downtime")).into_iter().flatten().flatten().map(|entry| entry.path());
+        match packs.into_iter().find(|path| path.extension().is_some_and(|extension| extension == "pack")) {
+            Some(path) => break path,
+            None => tokio::task::yield_now().await,
+        }
+    };
+    let (shown, said) = open(&made, code).await;
+    // The node may read every domain, so the laboratory's critical value is in its packs.
+    assert!(shown.contains("ZQXNAME2") && shown.contains("CRITICAL Potassium: 6.9 mmol/L [HH]"), "{shown} {said}");
+    let log = format!("{}.opened", pack.display());
+    for new in ["1 of them new", "0 of them new"] {
+        let handed = ["downtime-pack", "reconcile", &log, "--domain", "ehr", "--as", "privacy-osei"];
+        let handed = ward(folder, &handed).await;
+        let said = String::from_utf8_lossy(&handed.stdout).into_owned();
+        assert!(said.contains(new), "{said} {}", String::from_utf8_lossy(&handed.stderr));
+    }
+    let bundle = process.get("dr-lee", "/fhir/ehr/Patient?family=ZQXNAME0").await.json();
+    let patient = bundle["entry"][0]["resource"]["id"].as_str().expect("an id");
+    let saw = process.get("privacy-osei", &format!("/admin/audit/who-saw/ehr/{patient}")).await.json();
+    let doors: Vec<&str> =
+        saw["accesses"].as_array().into_iter().flatten().filter_map(|access| access["door"].as_str()).collect();
+    for door in ["admin", "downtime"] {
+        assert!(doors.contains(&door), "{door} of {doors:?}");
+    }
+    std::fs::write(&log, "{\"pack\":\"00\",\"n\":0,\"at_ms\":0,\"by\":\"x\",\"host\":\"y\"}\n")
+        .expect("a writable file");
+    let forged = ward(folder, &["downtime-pack", "reconcile", &log, "--domain", "ehr", "--as", "privacy-osei"]).await;
+    assert!(!forged.status.success());
     process.stop().await;
 }

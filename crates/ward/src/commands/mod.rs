@@ -7,6 +7,7 @@ pub mod check;
 pub mod client;
 pub mod data;
 pub mod erase;
+pub mod downtime;
 pub mod flow;
 pub mod ingest;
 pub mod init;
@@ -112,4 +113,19 @@ pub fn surroundings() -> Result<Surroundings> {
 
 pub fn now() -> base::Timestamp {
     SystemClock.now()
+}
+
+/// Writes a file for its owner alone: whole or not at all, and there after a power cut.
+pub fn put_file(path: &std::path::Path, bytes: &[u8]) -> std::io::Result<()> {
+    use std::io::Write;
+    use std::os::unix::fs::OpenOptionsExt;
+    let folder = path.parent().filter(|parent| !parent.as_os_str().is_empty()).unwrap_or(std::path::Path::new("."));
+    std::fs::create_dir_all(folder)?;
+    let mut name = path.as_os_str().to_owned();
+    name.push(".tmp");
+    let mut file = std::fs::OpenOptions::new().write(true).create(true).truncate(true).mode(0o600).open(&name)?;
+    file.write_all(bytes)?;
+    file.sync_all()?;
+    std::fs::rename(&name, path)?;
+    std::fs::File::open(folder)?.sync_all()
 }

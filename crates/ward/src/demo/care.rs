@@ -1,14 +1,16 @@
-//! The demo's emergencies: a physician breaks the glass for one patient of another domain, and is reviewed.
+//! The demo's emergencies: a physician breaks the glass for one patient of another domain, and is reviewed; a nurse packs
+//! her ward for when all else fails.
 
 use std::path::Path;
 
+use base64::Engine as _;
 use hyper::Method;
 use serde_json::{Value, json};
 use synth::Hospital;
 
 use super::token;
 use crate::commands::client::Client;
-use crate::commands::{Failure, Result, break_glass, say};
+use crate::commands::{Failure, Result, break_glass, now, say};
 use crate::node::Addresses;
 use crate::wire::HttpsClient;
 
@@ -62,5 +64,35 @@ async fn reviewed(client: &Client, session: &str) -> Result {
     let review = json!({ "verdict": "justified", "note": "the ward confirms it" });
     client.post(&format!("/admin/break-glass/{session}/review"), Some(&officer), &review).await?;
     say("        privacy-osei reviews it: justified; the session is over");
+    Ok(())
+}
+
+/// A nurse makes the pack of a ward and reads it as she would without the node.
+pub async fn pack_a_ward(addresses: &Addresses, folder: &Path, client: &Client) -> Result {
+    let nurse = token(client, "nurse-kim").await?;
+    let mut https = HttpsClient::connect(addresses.http, &folder.join("tls/ca.pem")).await?;
+    let visits = https.get("/fhir/ehr/Encounter?status=in-progress&_count=1", &nurse).await?.json();
+    let place = &visits["entry"][0]["resource"]["location"][0]["location"]["identifier"]["value"];
+    let Some(location) = place.as_str().and_then(|place| place.split('|').next()) else {
+        say("\nPACK    no ward has a patient now");
+        return Ok(());
+    };
+    let made = client.post("/admin/downtime/ehr/pack", Some(&nurse), &json!({ "location": location })).await?;
+    let file = base64::engine::general_purpose::STANDARD
+        .decode(made["file"].as_str().unwrap_or_default())
+        .map_err(|error| Failure::said(error.to_string()))?;
+    let code = downtime::Code::parse(made["code"].as_str().unwrap_or_default());
+    let code = code.ok_or_else(|| Failure::said("the node's answer holds no code"))?;
+    let opened = downtime::open(&file, &code, now(), base::Timestamp(0));
+    let (header, ward, _) = opened.map_err(|error| Failure::said(error.to_string()))?;
+    say("");
+    say(&format!(
+        "PACK    nurse-kim makes the downtime pack of {location}: {} patients, {} bytes sealed; read without the node:",
+        made["patients"],
+        file.len()
+    ));
+    for line in downtime::text(&header, &ward).lines().take(12) {
+        say(&format!("          {line}"));
+    }
     Ok(())
 }

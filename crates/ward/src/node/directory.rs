@@ -32,6 +32,13 @@ pub fn directory(config: &Config) -> MemoryDirectory {
             ..gate::PrincipalRecord::new(id, policy::PrincipalKind::Service, Role::Administrator)
         });
     }
+    // Who makes the downtime packs of the schedule.
+    if let Some(id) = crate::downtime::principal() {
+        directory.put(gate::PrincipalRecord {
+            domains: config.domains.keys().cloned().collect(),
+            ..gate::PrincipalRecord::new(id, policy::PrincipalKind::Service, Role::Node)
+        });
+    }
     for domain in config.domains.values() {
         for source in &domain.sources {
             directory.put_source(gate::SourceRecord {

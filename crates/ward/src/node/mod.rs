@@ -51,6 +51,7 @@ pub struct Node {
     logs: Vec<Log>,
     audit: AuditTargets,
     listeners: Listeners,
+    rounds: crate::downtime::Rounds,
     catalog: Catalog,
     drain: Drain,
 }
@@ -112,7 +113,7 @@ pub async fn build(config: Config, around: Surroundings) -> Result<Node, StartEr
     let http = listeners.http.address().map_err(while_("asking for the HTTP address"))?;
     let operator = Arc::new(NodeOperator {
         config: ground.config.clone(),
-        issuer,
+        issuer: issuer.clone(),
         silver: ground.silver.clone(),
         gate: gate.clone(),
         logs: ground.logs.clone(),
@@ -122,6 +123,11 @@ pub async fn build(config: Config, around: Surroundings) -> Result<Node, StartEr
     });
     let follower =
         ground.audit.follower(gate.audit(), &ground.facts, &ground.clock, ground.data.join("audit-index")).await?;
+    let downtime = Arc::new(crate::downtime::Desk {
+        facts: ground.facts.clone(),
+        vault: ground.vault.clone(),
+        life_ms: i64::from(ground.config.mesh.downtime.hours) * 3_600_000,
+    });
     let doors = Arc::new(Doors {
         gate: gate.clone(),
         silver: ground.silver,
@@ -132,6 +138,7 @@ pub async fn build(config: Config, around: Surroundings) -> Result<Node, StartEr
         engine: products.engine,
         shower: products.shower,
         operator,
+        downtime,
         audit: Arc::new(gate.audit_reader(follower)),
         rights,
         estate,
@@ -146,7 +153,14 @@ pub async fn build(config: Config, around: Surroundings) -> Result<Node, StartEr
         clock: ground.clock,
         entropy: ground.entropy,
     });
+    let rounds = crate::downtime::Rounds {
+        config: ground.config.mesh.downtime.clone(),
+        mesh: ground.config.folder.clone(),
+        doors: doors.clone(),
+        issuer,
+    };
     Ok(Node {
+        rounds,
         config: ground.config,
         doors,
         gate,
@@ -287,7 +301,7 @@ impl Node {
 
     /// Serves until `shutdown` resolves, then drains: no new work, open work finished, logs closed.
     pub async fn run_until(self, shutdown: impl Future<Output = ()>) {
-        let Node { config, doors, gate: _, refiners, logs, audit, listeners, catalog, drain } = self;
+        let Node { config, doors, gate: _, refiners, logs, audit, listeners, rounds, catalog, drain } = self;
         let limits = doors.limits.clone();
         let router = edge::router(doors.clone());
         let refining = Drain::new();
@@ -303,6 +317,7 @@ impl Node {
             let drain_door = drain.clone();
             drain.spawn(async move { door.serve(listener, drain_door).await });
         }
+        drain.spawn(rounds.run(drain.clone()));
         drain.spawn(edge::serve(listeners.http, router.clone(), limits.clone(), drain.clone()));
         drain.spawn(serve_socket(listeners.socket, router, limits.clone(), drain.clone()));
         shutdown.await;
