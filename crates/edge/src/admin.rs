@@ -5,8 +5,8 @@
 
 mod audit;
 mod break_glass;
-mod rights;
 mod downtime;
+mod rights;
 
 use std::sync::Arc;
 

@@ -3,7 +3,7 @@
 use std::io::{BufRead, Write};
 use std::path::{Path, PathBuf};
 
-use base::DomainName;
+use base::{DomainName, PrincipalId};
 use base64::Engine as _;
 use clap::{Args, Subcommand};
 use downtime::{Code, Openings};
@@ -14,25 +14,27 @@ use super::{Failure, Result, client, now, put_file, say, say_error};
 use crate::cli::{As, Cli};
 
 #[derive(Debug, Args)]
-#[command(args_conflicts_with_subcommands = true, subcommand_negates_reqs = true)]
+#[command(args_conflicts_with_subcommands = true)]
 pub struct DowntimePack {
     #[command(subcommand)]
     step: Option<Step>,
-    #[command(flatten)]
-    make: Option<Make>,
-}
-
-#[derive(Debug, Args)]
-struct Make {
     /// The domain whose visits say who is on the ward.
-    domain: DomainName,
+    domain: Option<DomainName>,
     /// The ward: the point of care of its beds (PV1-3.1), or a Location.
     #[arg(long)]
-    location: String,
+    location: Option<String>,
     /// The file to write.
     #[arg(long)]
-    out: PathBuf,
-    #[command(flatten)]
+    out: Option<PathBuf>,
+    /// The principal to act as.
+    #[arg(long = "as", value_name = "PRINCIPAL")]
+    principal: Option<PrincipalId>,
+}
+
+struct Make<'a> {
+    domain: &'a DomainName,
+    location: &'a str,
+    out: &'a Path,
     who: As,
 }
 
@@ -74,12 +76,19 @@ enum Step {
 }
 
 pub async fn run(cli: &Cli, command: &DowntimePack) -> Result {
-    match (&command.step, &command.make) {
-        (Some(Step::Card { domain, location, days, who }), _) => card(cli, domain, location, *days, who).await,
-        (Some(Step::Open { file, by, format, log }), _) => open(file, by, format, log.as_deref()),
-        (Some(Step::Reconcile { log, domain, who }), _) => reconcile(cli, log, domain, who).await,
-        (None, Some(make)) => make_one(cli, make).await,
-        (None, None) => Err(Failure::said("name a domain, --location and --out, or one of card, open, reconcile")),
+    match &command.step {
+        Some(Step::Card { domain, location, days, who }) => card(cli, domain, location, *days, who).await,
+        Some(Step::Open { file, by, format, log }) => open(file, by, format, log.as_deref()),
+        Some(Step::Reconcile { log, domain, who }) => reconcile(cli, log, domain, who).await,
+        None => {
+            let (Some(domain), Some(location), Some(out), Some(principal)) =
+                (&command.domain, &command.location, &command.out, &command.principal)
+            else {
+                return Err(Failure::said("name DOMAIN, --location, --out and --as; or one of card, open, reconcile"));
+            };
+            let who = As { principal: principal.clone(), purpose: None };
+            make_one(cli, Make { domain, location, out, who }).await
+        }
     }
 }
 
@@ -89,14 +98,15 @@ async fn post(cli: &Cli, who: &As, path: &str, body: &Value) -> Result<Value> {
     Ok(client.post(path, Some(&token), body).await?)
 }
 
-async fn make_one(cli: &Cli, make: &Make) -> Result {
+async fn make_one(cli: &Cli, make: Make<'_>) -> Result {
     let path = format!("/admin/downtime/{}/pack", make.domain);
     let answer = post(cli, &make.who, &path, &json!({ "location": make.location })).await?;
     let file = answer["file"].as_str().and_then(|text| base64::engine::general_purpose::STANDARD.decode(text).ok());
-    put_file(&make.out, &file.ok_or_else(|| Failure::said("the node's answer holds no pack"))?)?;
+    put_file(make.out, &file.ok_or_else(|| Failure::said("the node's answer holds no pack"))?)?;
     let header = &answer["header"];
     if cli.json {
-        say(&json!({ "header": header, "patients": answer["patients"], "file": make.out }).to_string());
+        say(&json!({ "header": header, "patients": answer["patients"], "file": make.out.display().to_string() })
+            .to_string());
         return Ok(());
     }
     let expires = base::Timestamp(header["expires_ms"].as_i64().unwrap_or_default());
