@@ -24,14 +24,19 @@ mod release;
 mod token;
 mod worker;
 
+pub use audit::disclosure::{
+    Accounting, Disclosure, Exclusion, NoNames, Recipient, Recipients, Study, StudyDisclosure, Terms,
+};
 pub use audit::folder::{AuditDisk, FolderParts, FolderTarget, OpenLog};
 pub use audit::follow::{AuditAlarm, AuditFollower, AuditStatus, IndexStatus, NoAlarm, TargetEvent, TargetStatus};
 pub use audit::keys::{AuditKeyError, AuditKeys, Generation, MemoryAuditKeys};
 pub use audit::ledger::LogTarget;
 pub use audit::log::AuditLog;
-pub use audit::reader::{AccessLine, AuditFilter, AuditPage, AuditReadError, AuditReader, Period};
+pub use audit::print::{Paper, accounting as print_accounting};
+pub use audit::reader::{AccessLine, AuditFilter, AuditPage, AuditReadError, AuditReader};
 pub use audit::record::{AuditRecord, BadRecord, Outcome};
 pub use audit::records::{AuditRecords, FoundRecord, RecordPage, Span};
+pub use audit::report::Period;
 pub use audit::target::{
     AuditSource, AuditStore, AuditTarget, AuditUnavailable, MemoryTarget, SourceError, TargetState, Targets,
 };

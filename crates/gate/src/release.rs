@@ -40,6 +40,10 @@ pub struct Access {
     pub patients: Vec<(DomainName, RoaringBitmap)>,
     pub job: Option<String>,
     pub emergency: bool,
+    /// Who receives it, when it is not the caller; for the accounting of disclosures.
+    pub recipient: Option<String>,
+    /// Where it is sent.
+    pub destination: Option<String>,
 }
 
 impl Access {
@@ -56,6 +60,8 @@ impl Access {
             patients: Vec::new(),
             job: None,
             emergency: is_emergency(permit.grant()),
+            recipient: None,
+            destination: None,
         }
     }
 
@@ -82,6 +88,12 @@ impl Access {
 
     pub fn query(mut self, hash: [u8; 16]) -> Self {
         self.query_hash = Some(hash);
+        self
+    }
+
+    /// Sent to somebody else than the caller: a name, and where.
+    pub fn sent_to(mut self, recipient: impl Into<String>, destination: impl Into<String>) -> Self {
+        (self.recipient, self.destination) = (Some(recipient.into()), Some(destination.into()));
         self
     }
 
@@ -238,6 +250,8 @@ impl Gate {
         let session = is_emergency(grant).then(|| self.emergencies().open_of(grant.decision)).flatten();
         record.job = session.map(crate::emergency::job_of).or_else(|| access.job.clone());
         record.emergency = access.emergency;
+        record.recipient = access.recipient.clone();
+        record.destination = access.destination.clone();
         record.patients_of = self.patients_of(grant.decision);
         let numbered_by = record.patient_domain().clone();
         if let Some((_, patients)) = access.patients.iter().find(|(domain, _)| *domain == numbered_by) {

@@ -164,13 +164,33 @@ pub enum Audit {
         last: usize,
     },
     /// Who saw this patient, through every door.
-    WhoSaw {
-        domain: DomainName,
-        /// The id of the Patient resource.
-        patient: LogicalId,
-        #[command(flatten)]
-        who: As,
-    },
+    WhoSaw(PatientReport),
+    /// To whom this patient's information was disclosed, as 45 CFR 164.528 asks for: six years back.
+    Disclosures(PatientReport),
+}
+
+/// One patient's report.
+#[derive(Debug, Args)]
+pub struct PatientReport {
+    pub domain: DomainName,
+    /// The id of the Patient resource, with or without `Patient/` before it.
+    #[arg(value_parser = patient)]
+    pub patient: LogicalId,
+    #[command(flatten)]
+    pub who: As,
+    /// First day, YYYY-MM-DD.
+    #[arg(long)]
+    pub from: Option<String>,
+    /// Last day, YYYY-MM-DD.
+    #[arg(long)]
+    pub to: Option<String>,
+    /// Write it to a file that can be handed to the patient: a page when its name ends with .html, else text.
+    #[arg(long, value_name = "FILE")]
+    pub print: Option<PathBuf>,
+}
+
+fn patient(text: &str) -> Result<LogicalId, String> {
+    LogicalId::parse(text.strip_prefix("Patient/").unwrap_or(text)).map_err(|error| error.to_string())
 }
 
 #[derive(Debug, Subcommand)]

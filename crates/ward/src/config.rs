@@ -117,6 +117,9 @@ fn retention() -> String {
 #[serde(deny_unknown_fields)]
 pub struct Principal {
     pub id: PrincipalId,
+    /// As a patient may read it in a report: `Jordan Lee, MD`. Without it a report says the role.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub name: Option<String>,
     pub kind: PrincipalKind,
     pub roles: Vec<Role>,
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -162,6 +165,26 @@ pub struct Agreement {
     pub domains: Vec<DomainName>,
     /// Last day, `YYYY-MM-DD`.
     pub until: String,
+    /// Who receives what goes out under it, for the accounting of disclosures (45 CFR 164.528(b)(2)(ii)).
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub recipient: Option<Party>,
+    /// Of research: what §164.528(b)(4) wants told.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub study: Option<gate::Study>,
+    /// Why disclosures under it need not be accounted for (§164.528(a)(1)): `authorization`, `limited-data-set`, ...
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub not_accounted: Option<gate::Exclusion>,
+}
+
+/// A person or an entity outside: business addresses only.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Party {
+    pub name: String,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub address: Option<String>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub phone: Option<String>,
 }
 
 /// A whole mesh folder, checked.

@@ -1,4 +1,4 @@
-//! The reading end of the audit log: pages by filter, and who saw a patient. Under a permit for the audit log, and what
+//! The reading end of the audit log: pages by filter (one patient's reports are in `report`). Under a permit for the audit log, and what
 //! is read comes [`Held`], so that reading the audit log is itself recorded.
 //!
 //! What is read is the union of all targets: the one that has most, then what only others have. Records are scanned in
@@ -18,8 +18,8 @@ use parking_lot::Mutex;
 use roaring::RoaringBitmap;
 use serde::Serialize;
 
-use crate::audit::follow::{Asked, AuditFollower};
-use crate::audit::index::question::Question;
+use crate::audit::disclosure::{NoNames, Recipients};
+use crate::audit::follow::AuditFollower;
 use crate::audit::index::rows::Found;
 use crate::audit::keys::{AuditKeyError, Opener};
 use crate::audit::log::AuditLog;
@@ -90,9 +90,10 @@ pub struct AccessLine {
 }
 
 impl AccessLine {
-    fn new(index: u64, record: &AuditRecord) -> Self {
+    pub(crate) fn new(found: &Found) -> Self {
+        let record = &found.record;
         AccessLine {
-            index,
+            index: found.index,
             at: record.at.to_string(),
             principal: record.principal.to_string(),
             on_behalf: record.on_behalf.as_ref().map(PrincipalId::to_string),
@@ -107,7 +108,7 @@ impl AccessLine {
             what: record.what.clone(),
             outcome: record.outcome.code(),
             rows: record.rows,
-            patients: record.patients.len(),
+            patients: found.patients,
             decision: format!("{:016x}", record.decision),
             policies: record.policies.clone(),
             policy_version: format!("{:016x}", record.policy_version),
@@ -173,12 +174,14 @@ pub struct Period {
     pub until: Option<Timestamp>,
 }
 
-/// The index's answer as a page.
-fn page_of(asked: &Asked) -> AuditPage {
-    let line = |found: &Found| AccessLine { patients: found.patients, ..AccessLine::new(found.index, &found.record) };
-    let lines: Vec<AccessLine> = asked.answer.found.iter().map(line).collect();
-    let next = asked.answer.found.last().filter(|_| asked.answer.more).map(|found| found.index + 1);
-    AuditPage { lines, next, size: asked.records, unreadable: asked.unreadable, hidden: asked.behind }
+/// What a look through the log has found.
+#[derive(Default)]
+pub(crate) struct Scan {
+    /// In the order of the log; the records name their patients no more.
+    pub found: Vec<Found>,
+    /// Where to go on.
+    pub next: Option<u64>,
+    pub unreadable: u64,
 }
 
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -257,7 +260,7 @@ fn wanted(record: &AuditRecord, filter: &AuditFilter, token: Option<&[u8; 16]>) 
 }
 
 /// What a report reads: all records of one target, then what only others have.
-struct Source {
+pub(crate) struct Source {
     view: View,
     /// Names the log of the target that is read first.
     origin: Arc<str>,
@@ -273,8 +276,13 @@ impl Source {
         Source { view, origin, size }
     }
 
-    fn end(&self) -> u64 {
+    pub fn end(&self) -> u64 {
         self.size + self.view.strays.len() as u64
+    }
+
+    /// Records that a target had and none that is there can show now.
+    pub fn hidden(&self) -> u64 {
+        self.view.hidden
     }
 
     /// A page of nothing yet.
@@ -301,10 +309,11 @@ impl Source {
 
 /// Reads all audit targets as one log.
 pub struct AuditReader {
-    follower: AuditFollower,
-    audit: AuditLog,
+    pub(crate) follower: AuditFollower,
+    pub(crate) audit: AuditLog,
+    pub(crate) clock: Arc<dyn Clock>,
+    pub(crate) names: Arc<dyn Recipients>,
     opener: Opener,
-    clock: Arc<dyn Clock>,
     /// By the log's origin and the chunk's first record.
     summaries: Mutex<BTreeMap<(Arc<str>, u64), Arc<Summary>>>,
 }
@@ -312,7 +321,12 @@ pub struct AuditReader {
 impl AuditReader {
     pub(crate) fn new(follower: AuditFollower, audit: AuditLog, clock: Arc<dyn Clock>) -> Self {
         let opener = Opener::new(audit.keys());
-        AuditReader { follower, audit, opener, clock, summaries: Mutex::default() }
+        AuditReader { follower, audit, clock, names: Arc::new(NoNames), opener, summaries: Mutex::default() }
+    }
+
+    /// Reports on paper name people and organisations by these.
+    pub fn with_names(self, names: Arc<dyn Recipients>) -> Self {
+        AuditReader { names, ..self }
     }
 
     /// The targets, compared.
@@ -320,7 +334,7 @@ impl AuditReader {
         &self.follower
     }
 
-    async fn source(&self) -> Source {
+    pub(crate) async fn source(&self) -> Source {
         Source::new(self.follower.view().await)
     }
 
@@ -335,7 +349,9 @@ impl AuditReader {
     ) -> Result<Held<AuditPage>, AuditReadError> {
         self.check(permit)?;
         let source = self.source().await;
-        let page = self.scan(&source, filter, from, max.min(LINES_MAX), SCAN_MAX).await?;
+        let scan = self.scan(&source, filter, from, max.min(LINES_MAX), SCAN_MAX).await?;
+        let mut page = source.page(scan.next);
+        (page.lines, page.unreadable) = (scan.found.iter().map(AccessLine::new).collect(), scan.unreadable);
         Ok(Held::under(permit, page))
     }
 
@@ -357,113 +373,61 @@ impl AuditReader {
             let start = (end - 1) / CHUNK * CHUNK;
             let chunk = self.scan(&source, filter, start, LINES_MAX, end - start).await?;
             page.unreadable += chunk.unreadable;
-            let older = chunk.lines.into_iter().filter(|line| line.index < end);
-            page.lines.splice(0..0, older);
+            let older = chunk.found.iter().filter(|found| found.index < end);
+            page.lines.splice(0..0, older.map(AccessLine::new));
             end = start;
         }
         page.lines.drain(..page.lines.len().saturating_sub(max));
         Ok(Held::under(permit, page))
     }
 
-    /// Everything that the log knows of one patient, oldest first: what went out, and what was tried. The page's `next`
-    /// is set only when there are more than ten thousand lines.
-    pub async fn who_saw(
-        &self,
-        permit: &Permit<Read>,
-        domain: &DomainName,
-        patient: Ordinal,
-    ) -> Result<Held<AuditPage>, AuditReadError> {
-        self.who_saw_between(permit, domain, patient, Period::default()).await
-    }
-
-    /// As [`AuditReader::who_saw`], of a period.
-    pub async fn who_saw_between(
-        &self,
-        permit: &Permit<Read>,
-        domain: &DomainName,
-        patient: Ordinal,
-        period: Period,
-    ) -> Result<Held<AuditPage>, AuditReadError> {
-        self.check(permit)?;
-        let question = self.question(domain, patient, period, LINES_MAX);
-        let page = match self.follower.ask(question).await {
-            Some(asked) => page_of(&asked),
-            None => self.scan_for(domain, patient, period).await?,
-        };
-        Ok(Held::under(permit, page))
-    }
-
-    fn question(&self, domain: &DomainName, patient: Ordinal, period: Period, max: usize) -> Question {
-        Question {
-            token: self.audit.patient_token(domain, patient.0),
-            domain: domain.clone(),
-            patient: patient.0,
-            since: period.since.unwrap_or(Timestamp(0)),
-            until: period.until.unwrap_or(Timestamp(i64::MAX)),
-            max,
-        }
-    }
-
-    /// Without an index: through the whole log.
-    async fn scan_for(
-        &self,
-        domain: &DomainName,
-        patient: Ordinal,
-        period: Period,
-    ) -> Result<AuditPage, AuditReadError> {
-        let filter = AuditFilter {
-            patient: Some((domain.clone(), patient)),
-            since: period.since,
-            until: period.until,
-            ..AuditFilter::default()
-        };
-        self.scan(&self.source().await, &filter, 0, LINES_MAX, u64::MAX).await
-    }
-
-    fn check(&self, permit: &Permit<Read>) -> Result<(), AuditReadError> {
+    pub(crate) fn check(&self, permit: &Permit<Read>) -> Result<(), AuditReadError> {
         let covers = permit.covers_kind(&governance(), Layer::Governance, "audit").is_ok();
         if covers && permit.is_live(self.clock.now()) { Ok(()) } else { Err(AuditReadError::NotCovered) }
     }
 
-    async fn scan(
+    /// Matching records from an index on, at most `max`, of at most `records_max` that are looked at.
+    pub(crate) async fn scan(
         &self,
         source: &Source,
         filter: &AuditFilter,
         from: u64,
-        lines_max: usize,
+        max: usize,
         records_max: u64,
-    ) -> Result<AuditPage, AuditReadError> {
+    ) -> Result<Scan, AuditReadError> {
         let size = source.end();
         let token = filter.patient.as_ref().map(|(domain, patient)| self.audit.patient_token(domain, patient.0));
-        let mut page = source.page(None);
+        let mut scan = Scan::default();
         let mut at = from;
         while at < size {
             if at - from >= records_max {
-                page.next = Some(at);
+                scan.next = Some(at);
                 break;
             }
             let start = at - at % CHUNK;
             let end = (start + CHUNK).min(size);
             let known = self.summaries.lock().get(&(source.origin.clone(), start)).cloned();
             if let Some(known) = known.as_ref().filter(|known| !known.may_hold(filter, token.as_ref())) {
-                page.unreadable += known.unreadable;
+                scan.unreadable += known.unreadable;
                 at = end;
                 continue;
             }
             let (records, unreadable) = self.chunk(source, start, end).await?;
-            page.unreadable += unreadable;
-            for (index, record) in records.iter().filter(|(index, _)| *index >= at) {
-                if wanted(record, filter, token.as_ref()) {
-                    if page.lines.len() >= lines_max {
-                        page.next = Some(*index);
-                        return Ok(page);
+            scan.unreadable += unreadable;
+            for (index, record) in records.into_iter().filter(|(index, _)| *index >= at) {
+                if wanted(&record, filter, token.as_ref()) {
+                    if scan.found.len() >= max {
+                        scan.next = Some(index);
+                        return Ok(scan);
                     }
-                    page.lines.push(AccessLine::new(*index, record));
+                    let patients = record.patients.len();
+                    let record = AuditRecord { patients: RoaringBitmap::new(), ..record };
+                    scan.found.push(Found { index, patients, record });
                 }
             }
             at = end;
         }
-        Ok(page)
+        Ok(scan)
     }
 
     /// Records of `start..end`, and how many could not be opened. Keeps the summary of a full chunk.

@@ -10,8 +10,11 @@
 //! principal domain door action what kinds[] policies[] obligations[]
 //! on_behalf? token[16]? from(4|16 bytes as text length)? trace[16]? purpose? agreement? job?
 //! query_hash[16]? patient_token[16]? patients(roaring, portable format)? emergency(flag only)
-//! patients_of?
+//! patients_of? recipient? destination?
 //! ```
+//!
+//! Later programs add to the end, with a flag of its own; an earlier program does not read a record with a flag that it
+//! does not know.
 //!
 //! Never here: sealing (see `keys`). Never in a record: query text, names, identifiers.
 
@@ -93,6 +96,10 @@ pub struct AuditRecord {
     /// For a product built from another domain's records: the domain that numbers its patients.
     pub patients_of: Option<DomainName>,
     pub emergency: bool,
+    /// Name of the person or entity that received what went out, when it is not the principal.
+    pub recipient: Option<String>,
+    /// Where it was sent: a bucket, an address, an endpoint.
+    pub destination: Option<String>,
 }
 
 impl AuditRecord {
@@ -127,6 +134,8 @@ impl AuditRecord {
             patients: RoaringBitmap::new(),
             patients_of: None,
             emergency: false,
+            recipient: None,
+            destination: None,
         }
     }
 
@@ -149,6 +158,8 @@ impl AuditRecord {
             !self.patients.is_empty(),
             self.emergency,
             self.patients_of.is_some(),
+            self.recipient.is_some(),
+            self.destination.is_some(),
         ];
         let flags = flags.iter().enumerate().fold(0, |bits, (bit, set)| bits | u64::from(*set) << bit);
         let mut out = Vec::with_capacity(256);
@@ -206,6 +217,9 @@ impl AuditRecord {
         if let Some(domain) = &self.patients_of {
             put_bytes(out, domain.as_str().as_bytes());
         }
+        for text in [&self.recipient, &self.destination].into_iter().flatten() {
+            put_bytes(out, clip(text).as_bytes());
+        }
     }
 
     pub fn decode(bytes: &[u8]) -> Result<AuditRecord, BadRecord> {
@@ -256,9 +270,11 @@ impl AuditRecord {
                 true => Some(DomainName::parse(&r.text()?).map_err(|_| BadRecord("domain"))?),
                 false => None,
             },
+            recipient: if has(12) { Some(r.text()?) } else { None },
+            destination: if has(13) { Some(r.text()?) } else { None },
             ..AuditRecord::new(at, principal, domain, layer, outcome)
         };
-        if !r.0.is_empty() || flags >> 12 != 0 {
+        if !r.0.is_empty() || flags >> 14 != 0 {
             return Err(BadRecord("end"));
         }
         Ok(record)
@@ -446,6 +462,8 @@ mod tests {
             patients: (1..500).collect(),
             patients_of: Some(DomainName::parse("research").unwrap()),
             emergency: true,
+            recipient: Some("State University".into()),
+            destination: Some("s3://outcomes".into()),
             ..empty()
         }
     }

@@ -4,6 +4,7 @@
 
 #![allow(clippy::print_stderr)] // Tests say what they did and what they skipped.
 
+mod audit;
 mod carve;
 mod clients;
 mod harness;

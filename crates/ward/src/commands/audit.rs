@@ -1,18 +1,22 @@
-//! `ward audit`: verify, status, show, who-saw.
+//! `ward audit`: verify, status, show, who-saw, disclosures.
 
 use std::path::Path;
 
+use bytes::Bytes;
+
 use super::{Failure, Result, client, config, say};
-use crate::cli::{As, Audit, Cli};
+use crate::cli::{As, Audit, Cli, PatientReport};
 
 pub async fn run(cli: &Cli, audit: &Audit) -> Result {
     match audit {
         Audit::Verify => verify(cli),
         Audit::Status => status(cli).await,
         Audit::Show { who, last } => lines(cli, who, &format!("/admin/audit?last={last}")).await,
-        Audit::WhoSaw { domain, patient, who } => {
-            lines(cli, who, &format!("/admin/audit/who-saw/{domain}/{patient}")).await
+        Audit::WhoSaw(report) if report.print.is_none() => {
+            lines(cli, &report.who, &path("who-saw", report, "json")?).await
         }
+        Audit::WhoSaw(report) => paper(cli, "who-saw", report).await,
+        Audit::Disclosures(report) => paper(cli, "disclosures", report).await,
     }
 }
 
@@ -55,6 +59,49 @@ async fn lines(cli: &Cli, who: &As, path: &str) -> Result {
         say(&one_line(line));
     }
     Ok(())
+}
+
+/// Where the node answers with a report. Days are checked here, so that they need no escapes.
+fn path(what: &str, report: &PatientReport, form: &str) -> Result<String> {
+    let mut path = format!("/admin/audit/{what}/{}/{}?as={form}", report.domain, report.patient);
+    for (name, day) in [("from", &report.from), ("to", &report.to)] {
+        if let Some(day) = day {
+            crate::config::end_of_day(day).ok_or_else(|| Failure::said(format!("--{name} is a day: YYYY-MM-DD")))?;
+            path.push_str(&format!("&{name}={day}"));
+        }
+    }
+    Ok(path)
+}
+
+/// A report as text or JSON, or into a file as the patient gets it.
+async fn paper(cli: &Cli, what: &str, report: &PatientReport) -> Result {
+    let is_page = report.print.as_ref().is_some_and(|file| file.extension().is_some_and(|end| end == "html"));
+    let form = match (cli.json, is_page) {
+        (true, _) => "json",
+        (false, true) => "html",
+        (false, false) => "text",
+    };
+    let client = client(cli)?;
+    let token = client.token(&report.who.principal, report.who.purpose).await?;
+    let path = path(what, report, form)?;
+    let answer = client.call(hyper::Method::GET, &path, Some(&token), "application/json", Bytes::new()).await?.ok()?;
+    match &report.print {
+        None => say(String::from_utf8_lossy(&answer.body).trim_end()),
+        Some(file) => {
+            write_private(file, &answer.body)?;
+            say(&format!("wrote {}; it is about a patient: hand it over or destroy it", file.display()));
+        }
+    }
+    Ok(())
+}
+
+/// Readable by its owner alone.
+fn write_private(file: &Path, bytes: &[u8]) -> Result {
+    use std::io::Write;
+    use std::os::unix::fs::OpenOptionsExt;
+    let mut out = std::fs::OpenOptions::new().write(true).create(true).truncate(true).mode(0o600).open(file)?;
+    out.write_all(bytes)?;
+    Ok(out.sync_all()?)
 }
 
 /// An access as a person reads it.

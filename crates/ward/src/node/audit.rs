@@ -7,9 +7,10 @@ use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use base::{Clock, Limits, LogName};
+use base::{Clock, Limits, LogName, PrincipalId};
 use gate::{
-    AuditAlarm, AuditDisk, AuditFollower, AuditLog, AuditStore, AuditTarget, FolderParts, FolderTarget, TargetEvent,
+    AuditAlarm, AuditDisk, AuditFollower, AuditLog, AuditStore, AuditTarget, FolderParts, FolderTarget, Recipient,
+    Recipients, TargetEvent, Terms,
 };
 use ledger::{CheckpointSigner, Ed25519Signer, LedgerError, Log, LogOptions};
 use parking_lot::Mutex;
@@ -19,7 +20,7 @@ use vault::Vault;
 
 use super::foundation::make_private;
 use super::{StartError, while_};
-use crate::config::Config;
+use crate::config::{Agreement, Config, Party};
 
 /// Kinds of the control facts about targets begin with this.
 const FACT: &str = "audit-target-";
@@ -188,6 +189,38 @@ async fn known(facts: &Facts) -> Result<BTreeMap<String, String>, StartError> {
                 known.insert(read.target, origin);
             }
         }
+    }
+}
+
+/// Names of people and organisations for a patient's reports, by the mesh folder.
+pub struct Names(pub Arc<Config>);
+
+impl Recipients for Names {
+    fn recipient(&self, principal: &PrincipalId, agreement: Option<&str>) -> Recipient {
+        let known = self.0.principal(principal);
+        let own = known.map(|known| match (&known.name, known.roles.first()) {
+            (Some(name), _) => name.clone(),
+            (None, Some(role)) => format!("a {} of this organisation", role.code().replace('-', " ")),
+            (None, None) => "a user of this organisation".to_owned(),
+        });
+        let own = own.unwrap_or_else(|| "a user or service of this organisation".to_owned());
+        let agreement = agreement.and_then(|id| self.0.agreements.iter().find(|agreement| agreement.id == id));
+        match agreement.and_then(|agreement| agreement.recipient.clone()) {
+            None => Recipient { name: own, address: None, phone: None },
+            Some(Party { name, address, phone }) => {
+                let name = match known.and_then(|known| known.name.as_ref()) {
+                    Some(person) => format!("{person}, {name}"),
+                    None => name,
+                };
+                Recipient { name, address, phone }
+            }
+        }
+    }
+
+    fn terms(&self, agreement: &str) -> Terms {
+        let found = self.0.agreements.iter().find(|known| known.id == agreement);
+        let terms = |found: &Agreement| Terms { excluded: found.not_accounted, study: found.study.clone() };
+        found.map(terms).unwrap_or_default()
     }
 }
 

@@ -139,7 +139,7 @@ pub async fn build(config: Config, around: Surroundings) -> Result<Node, StartEr
         shower: products.shower,
         operator,
         downtime,
-        audit: Arc::new(gate.audit_reader(follower)),
+        audit: Arc::new(gate.audit_reader(follower).with_names(Arc::new(audit::Names(ground.config.clone())))),
         rights,
         estate,
         metrics,

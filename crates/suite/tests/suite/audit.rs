@@ -1,0 +1,173 @@
+//! The audit log that answers: its two targets lose folders and come back from old copies, its index is dropped, and
+//! nothing of who saw a patient is lost; the accounting of disclosures on paper.
+
+use std::path::Path;
+
+use serde_json::Value;
+use tempfile::TempDir;
+
+use crate::harness::{Mesh, Process, adt, mesh_folder, program, ward};
+
+/// Copies a folder with all in it.
+fn copy(from: &Path, to: &Path) {
+    std::fs::create_dir_all(to).expect("a writable folder");
+    for entry in std::fs::read_dir(from).expect("a folder").flatten() {
+        let to = to.join(entry.file_name());
+        if entry.path().is_dir() {
+            copy(&entry.path(), &to);
+        } else {
+            std::fs::copy(entry.path(), to).expect("a readable file");
+        }
+    }
+}
+
+/// `ward-verify` on a log of the mesh.
+async fn verify(folder: &Path) -> String {
+    let key = std::fs::read_to_string(folder.join("vkey")).expect("the verifier key");
+    let mut command = tokio::process::Command::new(program("ward-verify"));
+    let output = command.arg(folder).args(["--key", key.trim()]).output().await.expect("ward-verify runs");
+    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stdout));
+    key.split('+').next().expect("a name").to_owned()
+}
+
+async fn who_saw(node: &Process, patient: &str) -> Vec<String> {
+    let answer = node.get("privacy-osei", &format!("/admin/audit/who-saw/ehr/{patient}")).await;
+    assert_eq!(answer.status, 200, "{}", answer.text());
+    let answer = answer.json();
+    assert_eq!((&answer["unreadable"], &answer["hidden"]), (&Value::from(0), &Value::from(0)));
+    let lines = answer["accesses"].as_array().expect("accesses").iter();
+    lines.map(|line| format!("{} {} {}", line["at"], line["principal"], line["decision"])).collect()
+}
+
+/// Waits until both targets have everything.
+async fn whole(node: &Process) -> Value {
+    loop {
+        let status = node.client.get("/admin/audit/status", None).await.expect("a status");
+        let targets = status["targets"].as_array().expect("targets");
+        if targets.len() == 2 && targets.iter().all(|target| target["lost"] == false && target["missed"] == 0) {
+            return status;
+        }
+        tokio::task::yield_now().await;
+    }
+}
+
+/// Waits until a target writes a log of this name.
+async fn until_origin(node: &Process, origin: &str) {
+    while !whole(node).await["targets"].as_array().expect("targets").iter().any(|target| target["origin"] == origin) {
+        tokio::task::yield_now().await;
+    }
+}
+
+async fn a_patient(node: &Process) -> String {
+    let sent = node.send_all("adt-main", [adt("C1", "A01", "M1", "Audited").as_slice()]).await;
+    assert!(sent[0].is_ok());
+    node.settle().await;
+    let bundle = node.get("dr-lee", "/fhir/ehr/Patient").await.json();
+    bundle["entry"][0]["resource"]["id"].as_str().expect("an id").to_owned()
+}
+
+async fn look(node: &Process, patient: &str, times: usize) {
+    let token = node.token("dr-lee").await;
+    let mut https = node.https().await;
+    for _ in 0..times {
+        assert_eq!(https.get(&format!("/fhir/ehr/Patient/{patient}"), &token).await.expect("an answer").status, 200);
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn audit_targets_fill_up_what_one_has_lost() {
+    let folder = mesh_folder();
+    let (first, second) = (folder.path().join("data/logs/audit"), folder.path().join("audit-second/audit"));
+    let old: TempDir = tempfile::tempdir().expect("a temporary folder");
+    let node = Process::start(folder.path()).await;
+    let patient = a_patient(&node).await;
+    look(&node, &patient, 5).await;
+    assert_eq!(whole(&node).await["targets"][1]["origin"], "suite/audit-second");
+    node.stop().await;
+    copy(&first, old.path());
+
+    // The second is deleted under the running node: it is begun anew under another name, and filled.
+    let node = Process::start(folder.path()).await;
+    look(&node, &patient, 5).await;
+    std::fs::rename(&second, folder.path().join("gone")).expect("the second folder goes");
+    look(&node, &patient, 5).await;
+    until_origin(&node, "suite/audit-second.2").await;
+    let seen = who_saw(&node, &patient).await;
+    assert!(seen.len() >= 16, "{seen:?}");
+    node.kill().await;
+
+    // The first comes back from an old copy: it is set aside, and another is begun.
+    std::fs::remove_dir_all(&first).expect("the first folder goes");
+    copy(old.path(), &first);
+    let node = Process::start(folder.path()).await;
+    until_origin(&node, "suite/audit.2").await;
+    assert!(first.with_file_name("audit.aside-1").is_dir(), "an old copy is kept to be looked into");
+    assert!(who_saw(&node, &patient).await.starts_with(&seen), "an access was lost");
+    look(&node, &patient, 1).await;
+    node.stop().await;
+
+    // Without the first, and without the index, nothing is missing.
+    std::fs::remove_dir_all(&first).expect("the first folder goes");
+    std::fs::remove_dir_all(folder.path().join("data/audit-index")).expect("the index goes");
+    let node = Process::start(folder.path()).await;
+    let again = who_saw(&node, &patient).await;
+    assert!(again.starts_with(&seen) && again.len() > seen.len(), "an access was lost");
+    until_origin(&node, "suite/audit.3").await;
+    let status = whole(&node).await;
+    assert_eq!(status["targets"][0]["origin"], "suite/audit.3");
+    assert!(status["index"]["records"].as_u64().is_some_and(|records| records > 20), "{status}");
+    node.stop().await;
+    assert_eq!(verify(&first).await, "suite/audit.3");
+    assert_eq!(verify(&second).await, "suite/audit-second.2");
+    verify(&first.with_file_name("audit.aside-1")).await;
+}
+
+/// Treatment is not listed, research is; the paper shows nothing of the inside.
+#[tokio::test(flavor = "multi_thread")]
+async fn audit_accounts_for_disclosures_on_paper() {
+    let mesh = Mesh::start().await;
+    mesh.send_all(
+        "adt-main",
+        [adt("C1", "A01", "M1", "Accounted"), adt("C2", "A01", "M2", "Other")].iter().map(Vec::as_slice),
+    )
+    .await;
+    mesh.settle().await;
+    mesh.build("ehr", "patients").await;
+    let bundle = mesh.get("dr-lee", "/fhir/ehr/Patient?family=Accounted").await.json();
+    let patient = bundle["entry"][0]["resource"]["id"].as_str().expect("an id").to_owned();
+    assert_eq!(mesh.get("dr-lee", &format!("/fhir/ehr/Patient/{patient}")).await.status, 200);
+    for _ in 0..3 {
+        assert_eq!(mesh.sql("rio-researcher", "SELECT gender FROM ehr.patients").await.status, 200);
+    }
+    let path = format!("/admin/audit/disclosures/ehr/{patient}");
+    let accounting = mesh.get("privacy-osei", &path).await.json();
+    let lines = accounting["disclosures"].as_array().expect("disclosures");
+    assert_eq!((lines.len(), &lines[0]["times"]), (1, &Value::from(3)), "{accounting}");
+    assert!(
+        lines[0]["recipient"]["name"].as_str().is_some_and(|name| name.contains("State University")),
+        "{accounting}"
+    );
+    assert_eq!(accounting["excluded"]["treatment-payment-operations"], 2);
+    assert_eq!(mesh.get("dr-lee", &path).await.status, 403);
+    assert_eq!(mesh.get("privacy-osei", &format!("{path}?from=yesterday")).await.status, 400);
+    assert_eq!(
+        mesh.get("privacy-osei", &format!("{path}?to=2001-01-31")).await.json()["disclosures"],
+        Value::Array(vec![])
+    );
+
+    // On paper, by the command line.
+    let (at, named) = (mesh.path().to_owned(), format!("Patient/{patient}"));
+    let page = at.join("accounting.html");
+    for (report, file) in [("disclosures", page.as_path()), ("who-saw", &at.join("saw.txt"))] {
+        let print = file.to_str().expect("a path");
+        let done = ward(&at, &["audit", report, "ehr", &named, "--as", "privacy-osei", "--print", print]).await;
+        assert!(done.status.success(), "{}", String::from_utf8_lossy(&done.stderr));
+        let paper = std::fs::read_to_string(file).expect("a report");
+        assert!(paper.contains("Tanaka"), "{paper}");
+        for inside in [patient.as_str(), "rio-researcher", "dr-lee", "dua-outcomes", "127.0.0.1", "Other", "SELECT"] {
+            assert!(!paper.contains(inside), "`{inside}` in {paper}");
+        }
+    }
+    assert!(std::fs::read_to_string(at.join("saw.txt")).expect("a report").contains("Jordan Lee, MD"));
+    mesh.stop().await;
+}
