@@ -156,6 +156,8 @@ pub enum Audit {
     Verify,
     /// How its targets stand: the log and the second folder.
     Status,
+    /// Destroy the keys of records whose six years are over.
+    Expire,
     /// The newest accesses.
     Show {
         #[command(flatten)]

@@ -7,7 +7,7 @@ use std::sync::Arc;
 
 use axum::extract::{Path, Query, State};
 use axum::http::{HeaderMap, StatusCode};
-use axum::routing::get;
+use axum::routing::{get, post};
 use axum::{Extension, Router};
 use base::{DomainName, Layer, LogicalId, Ordinal, Permit, PrincipalId, Read, Timestamp, TraceContext};
 use gate::{Access, AuditFilter, AuditPage, Held, Paper, Period};
@@ -24,6 +24,7 @@ pub fn router() -> Router<Arc<Doors>> {
     Router::new()
         .route("/admin/audit", get(audit_page))
         .route("/admin/audit/status", get(status))
+        .route("/admin/audit/expire", post(expire))
         .route("/admin/audit/checkpoint/{log}", get(checkpoint))
         .route("/admin/audit/who-saw/{domain}/{patient}", get(who_saw))
         .route("/admin/audit/disclosures/{domain}/{patient}", get(disclosures))
@@ -40,6 +41,27 @@ async fn status(
     let permit = call.metadata(&doors, &gate::governance(), "source").await?;
     let status = doors.audit.follower().status().await;
     released(&doors, &call, &permit, Action::MetadataRead, "audit status", &status).await
+}
+
+/// Ends the retention of records whose six years are over: their keys are destroyed.
+async fn expire(
+    State(doors): State<Arc<Doors>>,
+    Extension(peer): Extension<Peer>,
+    Extension(trace): Extension<TraceContext>,
+    headers: HeaderMap,
+) -> Answer {
+    let call = doors.call("admin", &peer, trace, &headers).await?;
+    let permit = call.manage(&doors, Action::Manage, &gate::governance(), "retention").await?;
+    let (before, scopes) = doors
+        .audit
+        .follower()
+        .expire()
+        .await
+        .map_err(|error| AdminError::broken("keys could not be destroyed now", error))?;
+    let held = Held::under(&permit, json_draft(&json!({ "years_before": before, "scopes_destroyed": scopes })));
+    let access = Access::of(&permit, Action::Manage, &call.origin).what("audit retention").rows(1);
+    let release = doors.gate.release(&call.caller, access).await?;
+    Outgoing::data(held, release).map_err(|error| AdminError::broken("the answer could not be released", error))
 }
 
 #[derive(Deserialize)]

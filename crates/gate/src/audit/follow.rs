@@ -32,6 +32,8 @@ const GRACE_MS: i64 = 5_000;
 const CATCH_UP_MS: u64 = 5_000;
 /// An index that cannot be kept is tried again after this.
 const INDEX_RETRY_MS: i64 = 60_000;
+/// Years that a record is kept after the end of its own.
+const RETENTION_YEARS: i32 = 6;
 /// Tokens of patients kept in memory.
 const TOKENS_MAX: usize = 65_536;
 
@@ -52,6 +54,8 @@ pub enum TargetEvent {
 pub trait AuditAlarm: Send + Sync {
     /// When this returns the event is written down; one that could not be is logged, and the node goes on.
     async fn changed(&self, target: &str, event: &TargetEvent);
+    /// Keys of the years before `before` were destroyed.
+    async fn expired(&self, before: i32, scopes: u64);
 }
 
 /// Tells nobody.
@@ -61,6 +65,8 @@ pub struct NoAlarm;
 #[async_trait]
 impl AuditAlarm for NoAlarm {
     async fn changed(&self, _target: &str, _event: &TargetEvent) {}
+
+    async fn expired(&self, _before: i32, _scopes: u64) {}
 }
 
 /// One target as the operator sees it.
@@ -97,6 +103,8 @@ pub struct IndexStatus {
     /// Immutable files; a question looks into each whose times it asks for.
     pub runs: u64,
     pub bytes: u64,
+    /// Blocks that questions have read in the runs that are there now.
+    pub blocks_read: u64,
 }
 
 /// What was last told about a target.
@@ -306,7 +314,9 @@ impl AuditFollower {
             if !keys.contains_key(&id.generation) {
                 match self.0.opener.key(id.generation).await {
                     Err(AuditKeyError::Outage) => return false,
-                    found => drop(keys.insert(id.generation, found.ok())),
+                    // Its retention ended: nothing is missing.
+                    Err(AuditKeyError::Destroyed) => drop(keys.insert(id.generation, Err(()))),
+                    found => drop(keys.insert(id.generation, Ok(found.ok()))),
                 }
             }
         }
@@ -314,8 +324,8 @@ impl AuditFollower {
         let added = tokio::task::spawn_blocking(move || {
             let mut unreadable = 0;
             for Fresh { id, index, sealed } in fresh {
-                let key = keys.get(&id.generation).and_then(Option::as_ref);
-                let encoded = key.and_then(|key| open_with(key, &sealed).ok());
+                let Some(Ok(key)) = keys.get(&id.generation) else { continue };
+                let encoded = key.as_ref().and_then(|key| open_with(key, &sealed).ok());
                 match encoded.map(|encoded| (AuditRecord::decode(&encoded), encoded)) {
                     Some((Ok(record), encoded)) => memory.add(Opened { id, index, record, encoded }, &mut tokens),
                     _ => unreadable += 1,
@@ -378,6 +388,19 @@ impl AuditFollower {
         self.read(&mut state, None).await;
     }
 
+    /// Ends the retention of what is due: records of a year go six years after its end (45 CFR 164.316(b)(2),
+    /// 164.528(a)). Their keys are destroyed, and the index is built again without them. Gives the first year that
+    /// stays, and how many scopes of keys were destroyed.
+    pub async fn expire(&self) -> Result<(i32, u64), AuditKeyError> {
+        let before = self.0.clock.now().year() - RETENTION_YEARS;
+        let scopes = self.0.audit.keys().expire(before).await?;
+        if scopes > 0 {
+            self.rebuild_index().await;
+            self.0.alarm.expired(before, scopes).await;
+        }
+        Ok((before, scopes))
+    }
+
     /// Asks the index; `None` while there is none.
     pub(crate) async fn ask(&self, question: Question) -> Option<Asked> {
         let (prepared, records, behind, unreadable) = {
@@ -420,8 +443,8 @@ impl AuditFollower {
         };
         let targets = self.0.stores.iter().enumerate().map(target).collect();
         let index = state.index.as_ref().map(|index| {
-            let Size { records, runs, bytes } = index.size();
-            IndexStatus { records, runs, bytes }
+            let Size { records, runs, bytes, blocks_read } = index.size();
+            IndexStatus { records, runs, bytes, blocks_read }
         });
         AuditStatus { targets, unread: state.union.unread(), index }
     }

@@ -52,6 +52,8 @@ pub trait AuditKeys: Send + Sync {
     async fn load(&self, id: [u8; 16]) -> Result<Zeroizing<[u8; 32]>, AuditKeyError>;
     /// Destroys the key of a generation: what it sealed opens no more. No error when there is none.
     async fn forget(&self, id: [u8; 16]) -> Result<(), AuditKeyError>;
+    /// Destroys the keys of all generations that were begun before a year. How many scopes of keys that were.
+    async fn expire(&self, before: i32) -> Result<u64, AuditKeyError>;
     /// A secret of this node for a label, the same at every start: for keyed tokens and hashes.
     fn derive(&self, label: &str) -> Zeroizing<[u8; 32]>;
 }
@@ -85,6 +87,11 @@ impl AuditKeys for MemoryAuditKeys {
     async fn forget(&self, id: [u8; 16]) -> Result<(), AuditKeyError> {
         self.keys.lock().remove(&id);
         Ok(())
+    }
+
+    /// These keys know no years.
+    async fn expire(&self, _before: i32) -> Result<u64, AuditKeyError> {
+        Ok(0)
     }
 
     fn derive(&self, label: &str) -> Zeroizing<[u8; 32]> {

@@ -167,13 +167,6 @@ pub struct AuditPage {
     pub hidden: u64,
 }
 
-/// From when (inclusive) to when (exclusive).
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
-pub struct Period {
-    pub since: Option<Timestamp>,
-    pub until: Option<Timestamp>,
-}
-
 /// What a look through the log has found.
 #[derive(Default)]
 pub(crate) struct Scan {

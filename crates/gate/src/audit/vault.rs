@@ -54,6 +54,18 @@ impl AuditKeys for VaultAuditKeys {
         self.vault.delete_slots(&[ObjectId(id)]).await.map_err(key_error)
     }
 
+    async fn expire(&self, before: i32) -> Result<u64, AuditKeyError> {
+        let mut destroyed = 0;
+        for row in self.vault.scopes_of(&self.domain, Holder::Shared).await.map_err(key_error)? {
+            let is_due = row.scope.retention == self.retention && i32::from(row.scope.year) < before;
+            if is_due && !row.destroyed {
+                self.vault.destroy_scope(row.id).await.map_err(key_error)?;
+                destroyed += 1;
+            }
+        }
+        Ok(destroyed)
+    }
+
     fn derive(&self, label: &str) -> Zeroizing<[u8; 32]> {
         self.vault.derive(label)
     }

@@ -1,4 +1,4 @@
-//! `ward audit`: verify, status, show, who-saw, disclosures.
+//! `ward audit`: verify, status, expire, show, who-saw, disclosures.
 
 use std::path::Path;
 
@@ -11,6 +11,7 @@ pub async fn run(cli: &Cli, audit: &Audit) -> Result {
     match audit {
         Audit::Verify => verify(cli),
         Audit::Status => status(cli).await,
+        Audit::Expire => expire(cli).await,
         Audit::Show { who, last } => lines(cli, who, &format!("/admin/audit?last={last}")).await,
         Audit::WhoSaw(report) if report.print.is_none() => {
             lines(cli, &report.who, &path("who-saw", report, "json")?).await
@@ -43,6 +44,16 @@ async fn status(cli: &Cli) -> Result {
             "index: {} records in {} runs, {} bytes; {} durable records behind",
             index["records"], index["runs"], index["bytes"], answer["unread"]
         )),
+    }
+    Ok(())
+}
+
+async fn expire(cli: &Cli) -> Result {
+    let answer = client(cli)?.post("/admin/audit/expire", None, &serde_json::Value::Null).await?;
+    let (before, scopes) = (&answer["years_before"], &answer["scopes_destroyed"]);
+    match cli.json {
+        true => say(&answer.to_string()),
+        false => say(&format!("keys of audit records before {before}: {scopes} scopes destroyed")),
     }
     Ok(())
 }

@@ -250,4 +250,11 @@ impl AuditAlarm for FactAlarm {
             tracing::error!(target: "ward::alarm", audit_target = target, kind, "a change of an audit target could not be written to the control log");
         }
     }
+
+    async fn expired(&self, before: i32, scopes: u64) {
+        let body = serde_json::json!({ "years_before": before, "scopes": scopes }).to_string();
+        if self.facts.append("audit-retention-ended", body.as_bytes()).await.is_err() {
+            tracing::error!(target: "ward::alarm", "the end of audit records' retention could not be written to the control log");
+        }
+    }
 }

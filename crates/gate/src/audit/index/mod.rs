@@ -63,6 +63,7 @@ pub(crate) struct Size {
     pub records: u64,
     pub runs: u64,
     pub bytes: u64,
+    pub blocks_read: u64,
 }
 
 /// The index of one node.
@@ -176,7 +177,9 @@ impl Index {
     pub fn size(&self) -> Size {
         let runs = &self.runs;
         let records = runs.last().map_or(0, |run| run.name.to) + self.memory.records;
-        Size { records, runs: runs.len() as u64, bytes: runs.iter().map(|run| run.name.bytes).sum() }
+        let bytes = runs.iter().map(|run| run.name.bytes).sum();
+        let blocks_read = runs.iter().map(|run| run.table.reads()).sum();
+        Size { records, runs: runs.len() as u64, bytes, blocks_read }
     }
 
     /// Makes a run of what is in memory. `seen` and `places` are where the records stop that were added.
