@@ -58,7 +58,7 @@ impl AuditKeys for VaultAuditKeys {
         let mut destroyed = 0;
         for row in self.vault.scopes_of(&self.domain, Holder::Shared).await.map_err(key_error)? {
             let is_due = row.scope.retention == self.retention && i32::from(row.scope.year) < before;
-            if is_due && !row.destroyed {
+            if is_due && !row.is_destroyed() {
                 self.vault.destroy_scope(row.id).await.map_err(key_error)?;
                 destroyed += 1;
             }
