@@ -68,6 +68,7 @@ pub async fn figures(mesh: &TestMesh, plan: &Plan) -> Result<Vec<Figure>> {
                 .goal(GOAL),
         );
     }
+    figures.push(index_lag(mesh).await);
     let log = single_log(mesh)?;
     let targets = Targets::new(vec![Arc::new(LogTarget::new("log", log.clone()))], 8_192);
     let keys = Arc::new(MemoryAuditKeys::new(Arc::new(SystemEntropy)));
@@ -90,6 +91,17 @@ pub async fn figures(mesh: &TestMesh, plan: &Plan) -> Result<Vec<Figure>> {
     drop(audit);
     log.close().await;
     Ok(figures)
+}
+
+/// How far the index of who saw whom is behind right after the load, over both targets.
+async fn index_lag(mesh: &TestMesh) -> Figure {
+    let follower = mesh.doors.audit.follower();
+    let (behind, begun) = (follower.status().await.unread, Instant::now());
+    while follower.status().await.unread > 0 {
+        follower.round(5_000).await;
+    }
+    let caught_up = format!("caught up after {:.1} s", begun.elapsed().as_secs_f64());
+    Figure::new("audit index behind after the load", behind as f64, "records").under(caught_up)
 }
 
 fn single_log(mesh: &TestMesh) -> Result<Log> {
