@@ -169,7 +169,7 @@ async fn ask(gate: &Gate, reader: &AuditReader, what: &str, patients: &[u32], pe
     for patient in patients {
         let permit = gate.node_permit::<Read>("ward", &governance(), Layer::Governance)?;
         let begun = Instant::now();
-        let page = reader.who_saw(&permit, &ehr, Ordinal(*patient), period).await?;
+        let page = reader.who_saw_between(&permit, &ehr, Ordinal(*patient), period).await?;
         times.push(begun.elapsed());
         page.map(|page| lines += page.lines.len() as u64);
     }
@@ -226,6 +226,9 @@ async fn main() -> Result<(), Failure> {
 
     let begun = Instant::now();
     follower.rebuild_index().await;
+    while follower.status().await.unread > 0 {
+        follower.round(5_000).await;
+    }
     println!("rebuilt from the log: {:.0} records/s", per_second(all, begun.elapsed()));
     follower.settle_index().await;
     ask(&gate, &reader, "after the rebuild, everything", &some, whole).await?;

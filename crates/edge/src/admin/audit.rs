@@ -205,7 +205,9 @@ async fn who_saw(
     let About { permit, domain, patient, .. } = &about;
     let period = query.period()?;
     let draft = match query.form.paper() {
-        None => doors.audit.who_saw(permit, domain, *patient, period).await.map_err(unreadable)?.map(page_draft),
+        None => {
+            doors.audit.who_saw_between(permit, domain, *patient, period).await.map_err(unreadable)?.map(page_draft)
+        }
         Some((paper, media_type)) => {
             let text = doors.audit.who_saw_on(permit, domain, *patient, period, paper).await.map_err(unreadable)?;
             text.map(|text| Draft::new(StatusCode::OK, media_type, text.into_bytes()))

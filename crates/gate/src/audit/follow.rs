@@ -3,7 +3,7 @@
 //!
 //! Never here: how the comparison works (see `union`), what the index holds (see `index`).
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
@@ -28,7 +28,7 @@ const ROUND_MS: u64 = 200;
 const TEND_MS: i64 = 1_000;
 /// A record that one target has had for so long and another has not is not on its way any more.
 const GRACE_MS: i64 = 5_000;
-/// How long a report waits for the follower; what it then lacks is said in the report.
+/// How long a round lasts, and a report waits for it; what it then lacks is said in the report.
 const CATCH_UP_MS: u64 = 5_000;
 /// An index that cannot be kept is tried again after this.
 const INDEX_RETRY_MS: i64 = 60_000;
@@ -189,10 +189,7 @@ impl AuditFollower {
         loop {
             self.round(GRACE_MS).await;
             tokio::select! {
-                () = &mut stop => {
-                    self.settle_index().await;
-                    return;
-                }
+                () = &mut stop => return self.close_index().await,
                 () = tokio::time::sleep(Duration::from_millis(ROUND_MS)) => {}
             }
         }
@@ -207,7 +204,7 @@ impl AuditFollower {
             state.tended = now.ms();
             self.tend().await;
         }
-        self.read(&mut state, None).await;
+        self.read(&mut state, Some(soon())).await;
         let copied = state.union.fill(now, grace_ms).await;
         self.compare(&mut state).await;
         copied
@@ -221,27 +218,29 @@ impl AuditFollower {
         }
     }
 
-    /// Reads what is durable now, or what can be read until `until`.
-    async fn read(&self, state: &mut State, until: Option<tokio::time::Instant>) {
+    /// Reads what is durable now, or what can be read until `until`. Gives how many records were left.
+    async fn read(&self, state: &mut State, until: Option<tokio::time::Instant>) -> u64 {
         self.open_index(state).await;
         state.union.notice_renewed();
+        let mut left = 0;
         for n in 0..self.0.stores.len() {
+            // What comes in meanwhile is for the next round.
             let end = self.0.stores[n].size();
-            loop {
-                // A target that cannot be read says so itself, and is away.
-                let Ok(Some(chunk)) = state.union.read(n).await else { break };
+            let is_late = || until.is_some_and(|until| tokio::time::Instant::now() >= until);
+            // A target that cannot be read says so itself, and is away.
+            while let Ok(Some(chunk)) = state.union.read(n).await {
                 if !self.index_chunk(state, &chunk).await {
                     break;
                 }
                 state.union.accept(&chunk, self.0.clock.now());
                 self.flush_index(state, false).await;
-                let is_late = until.is_some_and(|until| tokio::time::Instant::now() >= until);
-                // What comes in meanwhile is for the next round.
-                if is_late || state.union.read_upto(n) >= end {
+                if is_late() || state.union.read_upto(n) >= end {
                     break;
                 }
             }
+            left += end.saturating_sub(state.union.read_upto(n));
         }
+        left
     }
 
     /// Tells what changed.
@@ -309,22 +308,21 @@ impl AuditFollower {
     async fn index_chunk(&self, state: &mut State, chunk: &Chunk) -> bool {
         let Some(index) = &mut state.index else { return true };
         let fresh = state.union.fresh(chunk);
+        let generations: HashSet<[u8; 16]> = fresh.iter().map(|fresh| fresh.id.generation).collect();
         let mut keys = HashMap::new();
-        for Fresh { id, .. } in &fresh {
-            if !keys.contains_key(&id.generation) {
-                match self.0.opener.key(id.generation).await {
-                    Err(AuditKeyError::Outage) => return false,
-                    // Its retention ended: nothing is missing.
-                    Err(AuditKeyError::Destroyed) => drop(keys.insert(id.generation, Err(()))),
-                    found => drop(keys.insert(id.generation, Ok(found.ok()))),
-                }
+        for generation in generations {
+            match self.0.opener.key(generation).await {
+                Err(AuditKeyError::Outage) => return false,
+                // Its retention ended: nothing is missing.
+                Err(AuditKeyError::Destroyed) => {}
+                found => drop(keys.insert(generation, found.ok())),
             }
         }
         let (mut memory, mut tokens) = (index.take_memory(), std::mem::take(&mut state.tokens));
         let added = tokio::task::spawn_blocking(move || {
             let mut unreadable = 0;
             for Fresh { id, index, sealed } in fresh {
-                let Some(Ok(key)) = keys.get(&id.generation) else { continue };
+                let Some(key) = keys.get(&id.generation) else { continue };
                 let encoded = key.as_ref().and_then(|key| open_with(key, &sealed).ok());
                 match encoded.map(|encoded| (AuditRecord::decode(&encoded), encoded)) {
                     Some((Ok(record), encoded)) => memory.add(Opened { id, index, record, encoded }, &mut tokens),
@@ -366,7 +364,15 @@ impl AuditFollower {
         }
     }
 
-    /// Writes down what is in memory and waits for merges: at the end, and for figures.
+    /// Writes down what is in memory, and goes without the index from here on.
+    async fn close_index(&self) {
+        let mut state = self.0.state.lock().await;
+        self.read(&mut state, Some(soon())).await;
+        self.flush_index(&mut state, true).await;
+        (state.index, state.index_due) = (None, Timestamp(i64::MAX));
+    }
+
+    /// Writes down what is in memory and waits for merges: for tests and figures.
     pub async fn settle_index(&self) {
         let mut state = self.0.state.lock().await;
         self.read(&mut state, None).await;
@@ -380,12 +386,13 @@ impl AuditFollower {
         }
     }
 
-    /// Drops the index with its key, and builds it again from the log. What it answers is then what the log can tell.
+    /// Drops the index with its key, and builds it again from the log, for some seconds now and then as it follows. What
+    /// it answers is then what the log can tell.
     pub async fn rebuild_index(&self) {
         let mut state = self.0.state.lock().await;
         self.0.opener.forget();
         (state.index, state.index_is_bad, state.index_due) = (None, true, Timestamp(i64::MIN));
-        self.read(&mut state, None).await;
+        self.read(&mut state, Some(soon())).await;
     }
 
     /// Ends the retention of what is due: records of a year go six years after its end (45 CFR 164.316(b)(2),
@@ -405,10 +412,9 @@ impl AuditFollower {
     pub(crate) async fn ask(&self, question: Question) -> Option<Asked> {
         let (prepared, records, behind, unreadable) = {
             let mut state = self.0.state.lock().await;
-            let until = tokio::time::Instant::now() + Duration::from_millis(CATCH_UP_MS);
-            self.read(&mut state, Some(until)).await;
+            let behind = self.read(&mut state, Some(soon())).await;
             let index = state.index.as_ref()?;
-            (index.prepare(&question), index.size().records, state.union.unread(), state.unreadable)
+            (index.prepare(&question), index.size().records, behind, state.unreadable)
         };
         let asked = tokio::task::spawn_blocking(move || prepared.and_then(|prepared| prepared.ask(&question))).await;
         match asked.unwrap_or_else(|error| Err(std::io::Error::other(error))) {
@@ -425,8 +431,7 @@ impl AuditFollower {
     /// Everything that is durable now, as reports read it.
     pub(crate) async fn view(&self) -> View {
         let mut state = self.0.state.lock().await;
-        let until = tokio::time::Instant::now() + Duration::from_millis(CATCH_UP_MS);
-        self.read(&mut state, Some(until)).await;
+        self.read(&mut state, Some(soon())).await;
         state.union.view()
     }
 
@@ -448,6 +453,11 @@ impl AuditFollower {
         });
         AuditStatus { targets, unread: state.union.unread(), index }
     }
+}
+
+/// Until when a round and a report read what is new: others wait for them.
+fn soon() -> tokio::time::Instant {
+    tokio::time::Instant::now() + Duration::from_millis(CATCH_UP_MS)
 }
 
 /// What the index answers, and what that answer lacks.

@@ -160,7 +160,7 @@ impl World {
     }
 
     async fn check(&self, patient: u32, since: u32, until: u32) {
-        for n in 0..DOMAINS.len() {
+        for (n, name) in DOMAINS.iter().enumerate() {
             let token = self.audit.patient_token(&domain(n), patient);
             let is_about = |record: &&AuditRecord| {
                 (record.domain == domain(n) && record.patients.contains(patient)) || record.patient_token == Some(token)
@@ -189,7 +189,7 @@ impl World {
                     .take(max)
                     .map(|record| (record.at.ms(), record.decision, record.what.clone(), record.patients.len()))
                     .collect();
-                assert_eq!(seen(&asked), want, "patient {patient} of {}", DOMAINS[n]);
+                assert_eq!(seen(&asked), want, "patient {patient} of {name}");
                 assert_eq!(asked.answer.more, expected.len() > max);
                 assert_eq!((asked.behind, asked.unreadable), (0, 0));
             }

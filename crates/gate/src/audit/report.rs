@@ -47,6 +47,16 @@ impl AuditReader {
         permit: &Permit<Read>,
         domain: &DomainName,
         patient: Ordinal,
+    ) -> Result<Held<AuditPage>, AuditReadError> {
+        self.who_saw_between(permit, domain, patient, Period::default()).await
+    }
+
+    /// As [`AuditReader::who_saw`], of a period.
+    pub async fn who_saw_between(
+        &self,
+        permit: &Permit<Read>,
+        domain: &DomainName,
+        patient: Ordinal,
         period: Period,
     ) -> Result<Held<AuditPage>, AuditReadError> {
         self.check(permit)?;

@@ -21,6 +21,8 @@ pub(crate) const CHUNK: usize = 4096;
 /// Bytes copied at once, and records.
 const COPY_BYTES: usize = 4 << 20;
 const COPY_RECORDS: usize = 1024;
+/// Chunks looked at again in one round: others wait for it.
+const FILL_CHUNKS_MAX: usize = 64;
 /// Records remembered one by one that another target lacks; beyond this their log is read again.
 const WAITING_MAX: usize = 262_144;
 
@@ -342,7 +344,8 @@ impl Union {
     /// Reads again what may be lacking elsewhere, as long as it can be copied.
     async fn fill_by_reading(&mut self, from: usize) -> u64 {
         let mut copied = 0;
-        while let Some(at) = self.members[from].rescan {
+        for _ in 0..FILL_CHUNKS_MAX {
+            let Some(at) = self.members[from].rescan else { return copied };
             let end = self.members[from].upto;
             // A target that is away has to wait, and so has the place where it stopped.
             if at < end && self.others_there(from).len() + 1 < self.members.len() {

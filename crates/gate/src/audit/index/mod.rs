@@ -22,6 +22,7 @@ use std::collections::BTreeMap;
 use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use base::Timestamp;
 use tokio::task::JoinHandle;
@@ -76,8 +77,17 @@ pub(crate) struct Index {
     memory: Memory,
     /// What the newest manifest says beside the runs.
     stood: manifest::Stood,
+    /// Tells running merges that the index is gone.
+    stop: Arc<AtomicBool>,
     /// Running merges, by the level of the runs they replace.
     merging: BTreeMap<u8, (Vec<RunName>, JoinHandle<io::Result<Run>>)>,
+}
+
+/// A merge may take minutes; nobody waits for one whose index is closed. Its file goes at the next opening.
+impl Drop for Index {
+    fn drop(&mut self) {
+        self.stop.store(true, Ordering::Relaxed);
+    }
 }
 
 /// What was read before: where each target stood.
@@ -116,7 +126,16 @@ impl Index {
         let runs = runs.iter().map(open).collect::<io::Result<Vec<_>>>()?;
         let (seen, places) = stood.decode()?;
         let folder = folder.to_owned();
-        let index = Index { folder, generation, key, runs, memory: Memory::default(), stood, merging: BTreeMap::new() };
+        let index = Index {
+            folder,
+            generation,
+            key,
+            runs,
+            memory: Memory::default(),
+            stood,
+            stop: Arc::default(),
+            merging: BTreeMap::new(),
+        };
         Ok(Some((index, Resumed { seen, places })))
     }
 
@@ -131,6 +150,7 @@ impl Index {
             runs: Vec::new(),
             memory: Memory::default(),
             stood: manifest::Stood::default(),
+            stop: Arc::default(),
             merging: BTreeMap::new(),
         };
         // A manifest of nothing, so that the key is not forgotten when the index is.
@@ -248,7 +268,8 @@ impl Index {
             let runs: Vec<Arc<Run>> = self.runs[at..at + FAN].to_vec();
             let names: Vec<RunName> = runs.iter().map(|run| run.name).collect();
             let (folder, key, id) = (self.folder.clone(), self.key.clone(), new_id()?);
-            let merge = tokio::task::spawn_blocking(move || merge(&folder, &key, id, &runs));
+            let stop = self.stop.clone();
+            let merge = tokio::task::spawn_blocking(move || merge(&folder, &key, id, &runs, &stop));
             self.merging.insert(level, (names, merge));
         }
         Ok(())
@@ -304,7 +325,7 @@ fn write_run(
 }
 
 /// One run of neighbours.
-fn merge(folder: &Path, key: &[u8; 32], id: [u8; 16], runs: &[Arc<Run>]) -> io::Result<Run> {
+fn merge(folder: &Path, key: &[u8; 32], id: [u8; 16], runs: &[Arc<Run>], stop: &AtomicBool) -> io::Result<Run> {
     let (Some(oldest), Some(newest)) = (runs.first(), runs.last()) else {
         return Err(io::Error::other("nothing to merge"));
     };
@@ -325,6 +346,9 @@ fn merge(folder: &Path, key: &[u8; 32], id: [u8; 16], runs: &[Arc<Run>]) -> io::
         }
         let mut before: Option<Key> = None;
         while let Some((n, key)) = least(&heads) {
+            if stop.load(Ordering::Relaxed) {
+                return Err(io::Error::other("the index was closed"));
+            }
             let input = &mut inputs[n];
             if let Some((_, value)) = input.peek()?
                 && !(is_once(&key) && before == Some(key))
