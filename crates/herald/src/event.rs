@@ -208,6 +208,8 @@ impl<'a> Event<'a> {
             patients,
             patients_of,
             emergency,
+            recipient,
+            destination,
         } = self.record;
         let mut out: Vec<(&'static str, Cow<'a, str>)> = vec![
             ("log-index", self.index.to_string().into()),
@@ -229,6 +231,8 @@ impl<'a> Event<'a> {
         out.extend(token.iter().map(|token| ("token", base::hex::encode(token).into())));
         out.extend(query_hash.iter().map(|hash| ("query-keyed-hash", base::hex::encode(hash).into())));
         out.extend(patients_of.iter().map(|domain| ("patients-of", domain.as_str().into())));
+        out.extend(recipient.iter().map(|recipient| ("recipient", recipient.as_str().into())));
+        out.extend(destination.iter().map(|destination| ("destination", destination.as_str().into())));
         out.extend(emergency.then_some(("emergency", "true".into())));
         if *parts > 1 {
             out.push(("part", format!("{} of {parts}", part + 1).into()));

@@ -88,6 +88,7 @@ prop_compose! {
         ],
         token in prop::option::of(any::<[u8; 16]>()),
         patients_of in prop::option::of(Just(DomainName::parse("laboratory").unwrap())),
+        went in (prop::option::of("[a-z]{12,16}"), prop::option::of("[a-z]{12,16}")),
     ) -> AuditRecord {
         AuditRecord {
             at: Timestamp(at), decision: numbers.0, policy_version: numbers.1, rows: u64::from(numbers.2),
@@ -96,6 +97,7 @@ prop_compose! {
             kinds: lists.0, policies: lists.1, obligations: lists.2,
             agreement: texts.1, job: texts.2,
             patient_token: token, patients: patients.into_iter().collect(), patients_of,
+            recipient: went.0, destination: went.1,
             ..who
         }
     }
@@ -130,6 +132,7 @@ fn facts(record: &AuditRecord) -> Vec<String> {
     ];
     out.extend(record.kinds.iter().chain(&record.policies).chain(&record.obligations).cloned());
     out.extend(record.agreement.iter().chain(&record.job).cloned());
+    out.extend(record.recipient.iter().chain(&record.destination).cloned());
     out.extend(record.on_behalf.iter().map(ToString::to_string));
     out.extend(
         record.token.iter().chain(&record.trace).chain(&record.query_hash).chain(&record.patient_token).map(hex),
