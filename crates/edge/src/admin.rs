@@ -6,6 +6,7 @@
 mod audit;
 mod break_glass;
 mod downtime;
+pub(crate) mod keys;
 mod rights;
 
 use std::sync::Arc;
@@ -47,6 +48,7 @@ pub fn router(doors: Arc<Doors>) -> Router {
         .merge(break_glass::routes())
         .merge(rights::router())
         .merge(downtime::routes())
+        .merge(keys::routes())
         // A file handed in is at most one message of the largest size.
         .layer(DefaultBodyLimit::max(message_max))
         .with_state(doors)

@@ -28,6 +28,7 @@ pub struct Doors {
     pub shower: Arc<dyn ShowMasked + Send + Sync>,
     pub operator: Arc<dyn Operator>,
     pub downtime: Arc<dyn crate::DowntimeDesk>,
+    pub keys: Arc<dyn crate::KeyDesk>,
     pub audit: Arc<gate::AuditReader>,
     pub rights: comply::Rights,
     pub estate: Arc<dyn comply::Estate>,

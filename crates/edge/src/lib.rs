@@ -17,6 +17,7 @@ use std::sync::Arc;
 
 use axum::Router;
 
+pub use admin::keys::{KeyDesk, Rotation};
 pub use admin::{AdminError, DowntimeDesk, Made, Packed, make_pack};
 pub use doors::{Call, DomainDoors, Doors, NodeInfo, Operator, OperatorError, TokenPurpose};
 pub use fhir::ShowMasked;

@@ -196,7 +196,13 @@ impl TokenKeys {
     }
 
     pub fn of(issuer: &TokenIssuer) -> Self {
-        TokenKeys::new(&issuer.issuer, &issuer.audience, &[issuer.public_key()], issuer.ttl_ms_max)
+        TokenKeys::with_previous(issuer, None)
+    }
+
+    /// The issuer's key, and the one before it (an uncompressed point) while tokens of that may live.
+    pub fn with_previous(issuer: &TokenIssuer, previous: Option<&[u8]>) -> Self {
+        let public: Vec<&[u8]> = std::iter::once(issuer.public_key()).chain(previous).collect();
+        TokenKeys::new(&issuer.issuer, &issuer.audience, &public, issuer.ttl_ms_max)
     }
 
     /// Signature, type, key, issuer, audience and lifetime. The times are checked by [`check_times`], with our clock.

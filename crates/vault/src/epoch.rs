@@ -4,6 +4,10 @@
 //! transaction of the table, and an old epoch key is destroyed only after the table holds no living scope under it. One
 //! damaged row stops nothing but the destruction of its own epoch: a backup of the row still opens.
 
+use std::sync::atomic::Ordering;
+
+use base::Timestamp;
+
 use crate::scopes::row_aad;
 use crate::vault::{EpochTurn, Vault};
 use crate::{Epoch, Plain, ScopeChange, ScopeId, ScopeQuery, ScopeRow, VaultError, WrapItem};
@@ -28,6 +32,21 @@ impl Vault {
 
     pub async fn current_epoch(&self) -> Epoch {
         *self.inner.epoch.read().await
+    }
+
+    /// The living epochs, oldest first, and when each began (`None` where that was not noted). More than one: a turn is
+    /// under way, was interrupted, or keeps one for a damaged scope.
+    pub async fn epochs(&self) -> Result<Vec<(Epoch, Option<Timestamp>)>, VaultError> {
+        let mut all = Vec::new();
+        for epoch in self.inner.root.epochs().await? {
+            all.push((epoch, self.inner.root.begun(epoch).await?));
+        }
+        Ok(all)
+    }
+
+    /// Whether a turn is under way, and how many scopes this process has moved in turns since it began.
+    pub fn turn_progress(&self) -> (bool, u64) {
+        (self.inner.turning.try_lock().is_err(), self.inner.moved.load(Ordering::Relaxed))
     }
 
     async fn empty_old_epochs(&self) -> Result<EpochTurn, VaultError> {
@@ -65,6 +84,7 @@ impl Vault {
                     self.inner.table.change_scopes(&changes).await?;
                 }
                 moved_now += changes.len() as u64;
+                self.inner.moved.fetch_add(changes.len() as u64, Ordering::Relaxed);
                 damaged.extend(page.damaged.into_iter().chain(unfit));
                 after = page.next;
                 if after.is_none() {

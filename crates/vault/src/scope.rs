@@ -80,6 +80,13 @@ pub struct Scope {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct ScopeId(pub [u8; 16]);
 
+impl ScopeId {
+    /// From the 32 hex digits that `Display` writes.
+    pub fn parse(hex: &str) -> Option<Self> {
+        Some(ScopeId(base::hex::decode(hex)?.try_into().ok()?))
+    }
+}
+
 impl fmt::Display for ScopeId {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(&base::hex::encode(&self.0))

@@ -46,13 +46,45 @@ impl Vault {
 
     /// The P-256 key of this name as PKCS#8 (RFC 5208), for ES256; made on first use and kept sealed in the table.
     pub async fn es256_pkcs8(&self, name: &str) -> Result<Plain, VaultError> {
-        self.named("es256", name, || {
-            // The signing library draws from the system itself: it takes no randomness from outside.
-            EcdsaKeyPair::generate_pkcs8(&ECDSA_P256_SHA256_FIXED_SIGNING, &SystemRandom::new())
-                .map(|document| Zeroizing::new(document.as_ref().to_vec()))
-                .map_err(|_| VaultError::outage("the system's randomness", "no key could be made"))
-        })
-        .await
+        self.named("es256", name, generate_es256).await
+    }
+
+    /// Another P-256 key of this name in place of the one that stands, whose sealed bytes are overwritten.
+    pub async fn renew_es256_pkcs8(&self, name: &str) -> Result<Plain, VaultError> {
+        self.es256_pkcs8(name).await?;
+        let full = format!("es256/{name}");
+        let standing = self.inner.table.secret(&full, None).await?.ok_or(VaultError::NoSlot)?;
+        let fresh = generate_es256()?;
+        let cipher = self.named_cipher(&full);
+        let sealed = cipher.seal(*self.inner.random.bytes::<12>(), full.as_bytes(), &fresh)?;
+        if self.inner.table.replace_secret(&full, &standing, &sealed).await? {
+            Ok(fresh)
+        } else {
+            Err(VaultError::outage("the key table", "the key was renewed by somebody else at the same time"))
+        }
+    }
+
+    /// A small note of the node, sealed in the table: what stands under the name, and `note` from now on.
+    pub async fn replace_note(&self, name: &str, note: &[u8]) -> Result<(), VaultError> {
+        let make = || Ok(Zeroizing::new(note.to_vec()));
+        if self.named("note", name, make).await?.as_slice() == note {
+            return Ok(());
+        }
+        let full = format!("note/{name}");
+        let standing = self.inner.table.secret(&full, None).await?.ok_or(VaultError::NoSlot)?;
+        let sealed = self.named_cipher(&full).seal(*self.inner.random.bytes::<12>(), full.as_bytes(), note)?;
+        self.inner.table.replace_secret(&full, &standing, &sealed).await.map(drop)
+    }
+
+    /// What [`Vault::replace_note`] left.
+    pub async fn note(&self, name: &str) -> Result<Option<Plain>, VaultError> {
+        let full = format!("note/{name}");
+        let Some(sealed) = self.inner.table.secret(&full, None).await? else { return Ok(None) };
+        self.named_cipher(&full).open(full.as_bytes(), &sealed).map(Some)
+    }
+
+    fn named_cipher(&self, full: &str) -> Cipher {
+        Cipher::new(&derive(&self.inner.node_secret[..], b"ward/named-secret/1", full.as_bytes()))
     }
 
     async fn named(
@@ -66,7 +98,7 @@ impl Vault {
             return Err(VaultError::Invalid("the name of a secret has 1 to 128 bytes"));
         }
         let full = format!("{kind}/{name}");
-        let cipher = Cipher::new(&derive(&self.inner.node_secret[..], b"ward/named-secret/1", full.as_bytes()));
+        let cipher = self.named_cipher(&full);
         let sealed = match self.inner.table.secret(&full, None).await? {
             Some(sealed) => sealed,
             None => {
@@ -76,4 +108,11 @@ impl Vault {
         };
         cipher.open(full.as_bytes(), &sealed)
     }
+}
+
+/// The signing library draws from the system itself: it takes no randomness from outside.
+fn generate_es256() -> Result<Plain, VaultError> {
+    EcdsaKeyPair::generate_pkcs8(&ECDSA_P256_SHA256_FIXED_SIGNING, &SystemRandom::new())
+        .map(|document| Zeroizing::new(document.as_ref().to_vec()))
+        .map_err(|_| VaultError::outage("the system's randomness", "no key could be made"))
 }

@@ -4,6 +4,7 @@
 use std::collections::HashMap;
 use std::fmt;
 use std::sync::Arc;
+use std::sync::atomic::AtomicU64;
 
 use base::{Clock, Entropy};
 
@@ -82,6 +83,8 @@ pub(crate) struct Inner {
     pub(crate) epoch: tokio::sync::RwLock<Epoch>,
     /// One turn at a time.
     pub(crate) turning: tokio::sync::Mutex<()>,
+    /// Scopes moved to another epoch, for whoever waits for a turn.
+    pub(crate) moved: AtomicU64,
     pub(crate) unassigned: Generations,
     pub(crate) node_secret: Key,
     pub(crate) uses: Reservations,
@@ -128,6 +131,7 @@ impl Vault {
             cache: Cache::new(limits),
             epoch: tokio::sync::RwLock::new(current),
             turning: tokio::sync::Mutex::new(()),
+            moved: AtomicU64::new(0),
             unassigned: Generations::default(),
             node_secret,
             uses: Reservations::new(options.scope_wraps_max),

@@ -67,6 +67,9 @@ pub enum Command {
     /// Records that were kept long enough.
     #[command(subcommand)]
     Retention(crate::commands::erase::Retention),
+    /// The key epoch and the rotation of keys.
+    #[command(subcommand)]
+    Keys(crate::commands::keys::Keys),
     /// Measure this machine: figures with their conditions.
     Bench(Bench),
 }

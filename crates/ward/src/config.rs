@@ -75,6 +75,13 @@ impl Default for Tls {
 pub struct Keys {
     /// `file:PATH` (a machine key outside the data folder, relative to the mesh folder), or `passphrase-env:NAME`.
     pub root: String,
+    /// The key epoch turns each so many days; what was erased is final with the turn. 1 to 90.
+    #[serde(default = "epoch_days")]
+    pub epoch_days: u16,
+}
+
+fn epoch_days() -> u16 {
+    7
 }
 
 #[derive(Debug, Clone, Default, Serialize, Deserialize)]
@@ -318,6 +325,9 @@ impl Config {
         let root = &self.mesh.keys.root;
         if !root.starts_with("file:") && !root.starts_with("passphrase-env:") {
             reader.find("mesh.toml", "[keys] root is of no known kind", "write `file:PATH` or `passphrase-env:NAME`");
+        }
+        if !(1..=90).contains(&self.mesh.keys.epoch_days) {
+            reader.find("mesh.toml", "[keys] epoch_days is out of bounds", "write 1 to 90; 7 is the default");
         }
         if let Some(path) = root.strip_prefix("file:")
             && self.folder.join(path).starts_with(self.data())

@@ -23,7 +23,7 @@ pub async fn open_vault(
     table: Arc<dyn KeyTable>,
     clock: Arc<dyn Clock>,
     entropy: Arc<dyn Entropy>,
-) -> Result<Vault, StartError> {
+) -> Result<(Vault, Arc<FileRootKeys>), StartError> {
     let doing = "opening the keys";
     let root = file_root(config)?;
     let keys = {
@@ -37,18 +37,23 @@ pub async fn open_vault(
         .map_err(|error| failed(doing)(error.to_string()))?
         .map_err(|error| failed(doing)(error.to_string()))?
     };
+    let keys = Arc::new(keys);
     let vault =
-        Vault::open(Arc::new(keys), table, clock, entropy).await.map_err(|error| failed(doing)(error.to_string()))?;
+        Vault::open(keys.clone(), table, clock, entropy).await.map_err(|error| failed(doing)(error.to_string()))?;
     // A turn of the epoch that a crash cut short goes on now.
-    let turn = vault.finish_turn().await.map_err(|error| failed(doing)(error.to_string()))?;
-    if !turn.damaged.is_empty() {
-        tracing::error!(scopes = turn.damaged.len(), "scope keys are damaged: their old epoch keys are kept");
+    // An outage here stops no start: the scheduler tries again.
+    match vault.finish_turn().await {
+        Ok(turn) if turn.damaged.is_empty() => {}
+        Ok(turn) => {
+            tracing::error!(scopes = turn.damaged.len(), "scope keys are damaged: their old epoch keys are kept");
+        }
+        Err(error) => tracing::error!(%error, "a turn of the key epoch could not be finished yet"),
     }
-    Ok(vault)
+    Ok((vault, keys))
 }
 
 /// Epoch keys lie beside the machine key, away from the data: a backup of the data never holds them.
-fn file_root(config: &Config) -> Result<FileRoot, StartError> {
+pub fn file_root(config: &Config) -> Result<FileRoot, StartError> {
     let doing = "reading [keys] root";
     match config.mesh.keys.root.split_once(':') {
         Some(("file", path)) => {

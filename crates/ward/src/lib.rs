@@ -48,6 +48,7 @@ pub fn run(cli: Cli) -> ExitCode {
             Command::Retention(retention) => commands::erase::retention(&cli, retention).await,
             Command::Product(product) => commands::flow::product(&cli, product).await,
             Command::DowntimePack(pack) => commands::downtime::run(&cli, pack).await,
+            Command::Keys(keys) => commands::keys::run(&cli, keys).await,
             Command::BreakGlass(step) => commands::break_glass::run(&cli, step).await,
             Command::Bench(bench) => bench::run(&cli, bench).await,
         };

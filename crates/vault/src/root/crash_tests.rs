@@ -86,7 +86,7 @@ impl Run {
     }
 
     async fn change(&mut self) -> Result<(), VaultError> {
-        match self.below(5) {
+        match self.below(4) {
             0 | 1 => {
                 let epoch = self.keys.begin_epoch(Timestamp(2)).await?;
                 self.living.insert(epoch, wrap(&self.keys, epoch).await);
@@ -98,7 +98,7 @@ impl Run {
                 self.keys.destroy_epoch(epoch).await?;
                 self.destroyed.insert(epoch);
             }
-            3 => {
+            _ => {
                 let to = match &self.secrets[0] {
                     RootSecret::MachineKey { .. } => self.secrets[0].clone(),
                     RootSecret::Passphrase { .. } => {
@@ -109,10 +109,6 @@ impl Run {
                 self.secrets.insert(0, to.clone());
                 self.keys.rotate(&to).await?;
                 self.secrets.truncate(1);
-            }
-            _ => {
-                self.record = wrap(&self.keys, Epoch::ROOT).await;
-                self.keys.finish_rotation().await?;
             }
         }
         Ok(())

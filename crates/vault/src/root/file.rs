@@ -171,9 +171,8 @@ impl FileRootKeys {
     }
 
     /// Seals the epoch keys anew: under another passphrase, or under a fresh machine key that takes the place of the one
-    /// before, whose bytes are overwritten. Epochs and what they wrap stay. The records that outlive epochs get a key of
-    /// their own anew: wrap them again (`Vault::rewrap_node_secret`), then call [`FileRootKeys::finish_rotation`].
-    /// Serving goes on meanwhile. After a crash the file opens by the secret before or by the new one, never by neither.
+    /// before, whose bytes are overwritten. Epochs, records and what they wrap stay, so that backups of data still open.
+    /// Serving goes on meanwhile. After a crash the file opens by the secret before or by the new one.
     pub async fn rotate(&self, to: &RootSecret) -> Result<(), VaultError> {
         let _one = self.writing.lock().await;
         let header = Header::fresh(to, &self.random);
@@ -189,7 +188,7 @@ impl FileRootKeys {
             None => root_key(&*self.disk, to, &header)?,
         };
         let seal = seal_of(&key);
-        let keys = self.state.read().ring.keys().rotated(&self.random);
+        let keys = self.state.read().ring.keys().clone();
         if let Err(error) = self.store(&header, &seal, &keys) {
             if let Some((path, _)) = &staged {
                 settle(&*self.disk, path, &self.random).map_err(io(THE_MACHINE_KEY))?;
@@ -198,7 +197,6 @@ impl FileRootKeys {
         }
         {
             let mut state = self.state.write();
-            state.ring.replace(keys);
             (state.header, state.seal) = (header, seal);
         }
         if let Some((path, _)) = &staged {
@@ -207,18 +205,6 @@ impl FileRootKeys {
                 .map_err(io(THE_MACHINE_KEY))?;
         }
         self.settle()
-    }
-
-    /// Whether records may still be wrapped by the key before a rotation.
-    pub fn is_rotating(&self) -> bool {
-        self.state.read().ring.keys().records.len() > 1
-    }
-
-    /// Forgets the key of the records before a rotation. The caller says by this that each was wrapped anew.
-    pub async fn finish_rotation(&self) -> Result<(), VaultError> {
-        let _one = self.writing.lock().await;
-        let keys = self.state.read().ring.keys().settled();
-        self.change(keys)
     }
 }
 

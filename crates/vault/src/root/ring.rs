@@ -10,8 +10,6 @@ use crate::random::Random;
 use crate::{Epoch, Key, Plain, VaultError, WrapItem};
 
 const ITEM_BYTES_MAX: usize = 1024;
-/// Keys of records: the one in use, and the one before while a rotation is under way.
-const RECORDS_MAX: usize = 2;
 
 /// A key of an epoch, and when it began (0: before that was noted).
 #[derive(Clone)]
@@ -20,16 +18,16 @@ pub(crate) struct EpochKey {
     pub(crate) begun: Timestamp,
 }
 
-/// What is kept: the keys of the epochs, and those of the records that outlive them ([`Epoch::ROOT`]), newest last.
+/// What is kept: the keys of the epochs, and that of the records that outlive them ([`Epoch::ROOT`]).
 #[derive(Clone)]
 pub(crate) struct Keys {
-    pub(crate) records: Vec<Key>,
+    pub(crate) records: Key,
     pub(crate) epochs: BTreeMap<Epoch, EpochKey>,
 }
 
 pub(crate) struct Ring {
     keys: Keys,
-    records: Vec<WrappingKey>,
+    records: WrappingKey,
     ciphers: BTreeMap<Epoch, WrappingKey>,
 }
 
@@ -37,7 +35,7 @@ impl Keys {
     /// At the first epoch.
     pub(crate) fn first(random: &Random, now: Timestamp) -> Keys {
         let first = EpochKey { key: random.bytes::<32>(), begun: now };
-        Keys { records: vec![random.bytes::<32>()], epochs: BTreeMap::from([(Epoch(1), first)]) }
+        Keys { records: random.bytes::<32>(), epochs: BTreeMap::from([(Epoch(1), first)]) }
     }
 
     fn current(&self) -> Epoch {
@@ -60,27 +58,10 @@ impl Keys {
         Ok(keys.epochs.remove(&epoch).map(|_| keys))
     }
 
-    /// With a fresh key of the records beside the one in use.
-    pub(crate) fn rotated(&self, random: &Random) -> Keys {
-        let mut keys = self.clone();
-        if keys.records.len() < RECORDS_MAX {
-            keys.records.push(random.bytes::<32>());
-        }
-        keys
-    }
-
-    /// With the newest key of the records alone.
-    pub(crate) fn settled(&self) -> Keys {
-        let mut keys = self.clone();
-        keys.records.drain(..keys.records.len().saturating_sub(1));
-        keys
-    }
-
-    /// count (4) || record key (32)*, then count (4) || (epoch (8) || begun (8) || key (32))*, big-endian.
+    /// key of the records (32) || count (4) || (epoch (8) || begun (8) || key (32))*, big-endian.
     pub(crate) fn encode(&self) -> Plain {
-        let mut out = Zeroizing::new(Vec::with_capacity(8 + 32 * self.records.len() + 48 * self.epochs.len()));
-        out.extend_from_slice(&(self.records.len() as u32).to_be_bytes());
-        self.records.iter().for_each(|key| out.extend_from_slice(&key[..]));
+        let mut out = Zeroizing::new(Vec::with_capacity(36 + 48 * self.epochs.len()));
+        out.extend_from_slice(&self.records[..]);
         out.extend_from_slice(&(self.epochs.len() as u32).to_be_bytes());
         for (epoch, EpochKey { key, begun }) in &self.epochs {
             out.extend_from_slice(&epoch.0.to_be_bytes());
@@ -91,16 +72,13 @@ impl Keys {
     }
 
     pub(crate) fn decode(bytes: &[u8]) -> Option<Keys> {
-        let (count, rest) = split_count(bytes)?;
-        let (records, rest) = rest.split_at_checked(count.checked_mul(32)?)?;
-        let records: Vec<Key> = records.chunks_exact(32).filter_map(key).collect();
-        let epochs = Self::decode_epochs(rest, true)?;
-        (1..=RECORDS_MAX).contains(&records.len()).then_some(Keys { records, epochs })
+        let (records, rest) = bytes.split_at_checked(32)?;
+        Some(Keys { records: key(records)?, epochs: Self::decode_epochs(rest, true)? })
     }
 
     /// The first format: no times, and the key of the records derived from the root.
     pub(crate) fn decode_v1(root: &[u8; 32], bytes: &[u8]) -> Option<Keys> {
-        let records = vec![derive(root, b"ward/root/1", b"records")];
+        let records = derive(root, b"ward/root/1", b"records");
         Some(Keys { records, epochs: Self::decode_epochs(bytes, false)? })
     }
 
@@ -132,7 +110,8 @@ fn key(bytes: &[u8]) -> Option<Key> {
 
 impl Ring {
     pub(crate) fn new(keys: Keys) -> Self {
-        let mut ring = Ring { keys: keys.clone(), records: Vec::new(), ciphers: BTreeMap::new() };
+        let records = WrappingKey::new(&keys.records);
+        let mut ring = Ring { keys: keys.clone(), records, ciphers: BTreeMap::new() };
         ring.replace(keys);
         ring
     }
@@ -159,7 +138,6 @@ impl Ring {
         for (epoch, key) in &keys.epochs {
             self.ciphers.entry(*epoch).or_insert_with(|| WrappingKey::new(&key.key));
         }
-        self.records = keys.records.iter().map(|key| WrappingKey::new(key)).collect();
         self.keys = keys;
     }
 
@@ -169,8 +147,7 @@ impl Ring {
         items: &[WrapItem<'_>],
         random: &Random,
     ) -> Result<Vec<Vec<u8>>, VaultError> {
-        let newest_record = self.records.last().filter(|_| epoch == Epoch::ROOT);
-        let cipher = newest_record.or_else(|| self.ciphers.get(&epoch)).ok_or(VaultError::Destroyed)?;
+        let cipher = self.cipher(epoch)?;
         if items.iter().any(|item| item.bytes.len() > ITEM_BYTES_MAX) {
             return Err(VaultError::Invalid("only keys of at most 1 KiB are wrapped"));
         }
@@ -182,19 +159,14 @@ impl Ring {
         epoch: Epoch,
         items: &[WrapItem<'_>],
     ) -> Result<Vec<Result<Plain, VaultError>>, VaultError> {
-        if epoch == Epoch::ROOT {
-            return Ok(items.iter().map(|item| self.unwrap_record(item)).collect());
-        }
-        let cipher = self.ciphers.get(&epoch).ok_or(VaultError::Destroyed)?;
+        let cipher = self.cipher(epoch)?;
         Ok(items.iter().map(|item| cipher.open(item.aad, item.bytes)).collect())
     }
 
-    /// By the key in use, or by the one before.
-    fn unwrap_record(&self, item: &WrapItem<'_>) -> Result<Plain, VaultError> {
-        let newest_first = self.records.iter().rev();
-        newest_first
-            .map(|cipher| cipher.open(item.aad, item.bytes))
-            .find(Result::is_ok)
-            .unwrap_or(Err(VaultError::Tampered))
+    fn cipher(&self, epoch: Epoch) -> Result<&WrappingKey, VaultError> {
+        if epoch == Epoch::ROOT {
+            return Ok(&self.records);
+        }
+        self.ciphers.get(&epoch).ok_or(VaultError::Destroyed)
     }
 }

@@ -11,6 +11,7 @@ pub mod erase;
 pub mod flow;
 pub mod ingest;
 pub mod init;
+pub mod keys;
 pub mod serve;
 
 use std::process::ExitCode;

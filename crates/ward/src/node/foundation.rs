@@ -8,7 +8,7 @@ use base::{Clock, Entropy, Limits, LogName};
 use ledger::{Disk, Ed25519Signer, Log, LogOptions, RealDisk};
 use store::objects::DurableLocal;
 use store::{Catalog, Facts, Silver, SilverParts, SqlKeyTable};
-use vault::Vault;
+use vault::{FileRootKeys, Vault};
 
 use super::audit::AuditTargets;
 use super::{StartError, while_};
@@ -24,6 +24,8 @@ pub struct Foundation {
     pub clock: Arc<dyn Clock>,
     pub entropy: Arc<dyn Entropy>,
     pub vault: Vault,
+    /// The epoch keys, for the rotation of their root.
+    pub root: Arc<FileRootKeys>,
     pub logs: Logs,
     /// The audit log and its second, where there is one. Either suffices.
     pub audit: AuditTargets,
@@ -46,7 +48,8 @@ impl Foundation {
         let data = config.data();
         make_private(&data)?;
         let key_table = SqlKeyTable::open(&sqlite(&data, "keys.db")).await.map_err(while_("opening the key table"))?;
-        let vault = crate::keys::open_vault(&config, Arc::new(key_table), clock.clone(), entropy.clone()).await?;
+        let (vault, root) =
+            crate::keys::open_vault(&config, Arc::new(key_table), clock.clone(), entropy.clone()).await?;
         let mut logs = open_logs(&config, &vault, &clock).await?;
         let facts =
             Facts::open(logs["control"].clone(), vault.clone()).map_err(while_("opening the governance facts"))?;
@@ -68,7 +71,21 @@ impl Foundation {
         .map_err(while_("opening silver and its search index"))?;
         let objects: Arc<dyn object_store::ObjectStore> =
             Arc::new(DurableLocal::open(data.join("objects")).map_err(while_("opening the object store"))?);
-        Ok(Foundation { config, limits, data, clock, entropy, vault, logs, audit, facts, catalog, silver, objects })
+        Ok(Foundation {
+            config,
+            limits,
+            data,
+            clock,
+            entropy,
+            vault,
+            root,
+            logs,
+            audit,
+            facts,
+            catalog,
+            silver,
+            objects,
+        })
     }
 }
 

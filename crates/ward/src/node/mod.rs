@@ -6,6 +6,7 @@ mod audit;
 mod directory;
 mod estate;
 mod foundation;
+mod keys;
 mod operator;
 
 use std::collections::BTreeMap;
@@ -17,13 +18,14 @@ use std::time::Duration;
 use base::{Clock, DomainName, Entropy, Layer, PermitMint, Read};
 use clinical::{FhirWrites, Hl7Receiver, Intake, Journal, PatientMap, Refiner, SourceKind, Space};
 use edge::{DomainDoors, Doors, MllpDoor, NodeInfo};
-use gate::{AuditLog, Gate, GateParts, Targets, TokenIssuer, TokenKeys};
+use gate::{AuditLog, Gate, GateParts, Targets, TokenIssuer};
 use ledger::Log;
 use net::{Drain, Listener};
 use store::Catalog;
 
 use self::audit::AuditTargets;
 use self::foundation::Foundation;
+use self::keys::NodeKeys;
 use self::operator::NodeOperator;
 use crate::config::Config;
 
@@ -47,6 +49,7 @@ pub struct Node {
     pub config: Arc<Config>,
     pub doors: Arc<Doors>,
     pub gate: Gate,
+    keys: Arc<NodeKeys>,
     refiners: Vec<Arc<Refiner>>,
     logs: Vec<Log>,
     audit: AuditTargets,
@@ -81,10 +84,11 @@ pub struct Surroundings {
 pub async fn build(config: Config, around: Surroundings) -> Result<Node, StartError> {
     let Surroundings { mint, clock, entropy } = around;
     let ground = Foundation::lay(config, clock, entropy).await?;
-    let issuer = Arc::new(crate::keys::token_issuer(&ground.config, &ground.vault).await?);
+    let issuer = crate::keys::token_issuer(&ground.config, &ground.vault).await?;
+    let issuer = Arc::new(arc_swap::ArcSwap::from_pointee(issuer));
     let practitioners = ground.config.principals.iter().filter_map(|p| Some((p.id.clone(), p.practitioner.clone()?)));
     let patients = Arc::new(PatientMap::new(practitioners));
-    let gate = open_gate(&ground, mint, &issuer, patients.clone()).await?;
+    let gate = open_gate(&ground, mint, &issuer.load(), patients.clone()).await?;
     open_emergencies(&ground, &gate).await?;
     let rights = comply::Rights::open(ground.facts.clone(), ground.clock.clone())
         .await
@@ -121,6 +125,17 @@ pub async fn build(config: Config, around: Surroundings) -> Result<Node, StartEr
         clock: ground.clock.clone(),
         entropy: ground.entropy.clone(),
     });
+    let keys = Arc::new(NodeKeys {
+        config: ground.config.clone(),
+        vault: ground.vault.clone(),
+        root: ground.root.clone(),
+        facts: ground.facts.clone(),
+        gate: gate.clone(),
+        issuer,
+        clock: ground.clock.clone(),
+        rotating: tokio::sync::Mutex::new(()),
+        last: arc_swap::ArcSwap::from_pointee(None),
+    });
     let follower =
         ground.audit.follower(gate.audit(), &ground.facts, &ground.clock, ground.data.join("audit-index")).await?;
     let downtime = Arc::new(crate::downtime::Desk {
@@ -139,6 +154,7 @@ pub async fn build(config: Config, around: Surroundings) -> Result<Node, StartEr
         shower: products.shower,
         operator,
         downtime,
+        keys: keys.clone(),
         audit: Arc::new(gate.audit_reader(follower).with_names(Arc::new(audit::Names(ground.config.clone())))),
         rights,
         estate,
@@ -164,6 +180,7 @@ pub async fn build(config: Config, around: Surroundings) -> Result<Node, StartEr
         config: ground.config,
         doors,
         gate,
+        keys,
         refiners: refiners.into_values().collect(),
         logs: ground.logs.into_values().collect(),
         audit: ground.audit,
@@ -189,7 +206,9 @@ async fn open_gate(
         audit,
         patients,
         principals: Arc::new(directory::directory(&ground.config)),
-        tokens: TokenKeys::of(issuer),
+        tokens: keys::token_keys(&ground.vault, issuer, ground.clock.now())
+            .await
+            .map_err(while_("opening the token keys"))?,
         clock: ground.clock.clone(),
         entropy: ground.entropy.clone(),
         limits: (*ground.limits).clone(),
@@ -301,7 +320,7 @@ impl Node {
 
     /// Serves until `shutdown` resolves, then drains: no new work, open work finished, logs closed.
     pub async fn run_until(self, shutdown: impl Future<Output = ()>) {
-        let Node { config, doors, gate: _, refiners, logs, audit, listeners, rounds, catalog, drain } = self;
+        let Node { config, doors, gate: _, keys, refiners, logs, audit, listeners, rounds, catalog, drain } = self;
         let limits = doors.limits.clone();
         let router = edge::router(doors.clone());
         let refining = Drain::new();
@@ -309,6 +328,8 @@ impl Node {
             let stop = refining.clone();
             refining.spawn(async move { refiner.run(async move { stop.closing().await }).await });
         }
+        let stop = refining.clone();
+        refining.spawn(async move { keys.run(async move { stop.closing().await }).await });
         let (follower, stop) = (doors.audit.follower().clone(), refining.clone());
         refining.spawn(async move { follower.run(async move { stop.closing().await }).await });
         let (rights, estate, stop) = (doors.rights.clone(), doors.estate.clone(), refining.clone());

@@ -16,7 +16,7 @@ use crate::config::Config;
 /// See the module.
 pub struct NodeOperator {
     pub config: Arc<Config>,
-    pub issuer: Arc<TokenIssuer>,
+    pub issuer: Arc<arc_swap::ArcSwap<TokenIssuer>>,
     pub silver: Silver,
     pub gate: Gate,
     pub logs: Logs,
@@ -27,7 +27,8 @@ pub struct NodeOperator {
 
 impl NodeOperator {
     fn issue(&self, issue: &Issue) -> Result<String, OperatorError> {
-        self.issuer.issue(issue, self.clock.now(), &*self.entropy).map_err(|error| OperatorError(error.to_string()))
+        let issuer = self.issuer.load();
+        issuer.issue(issue, self.clock.now(), &*self.entropy).map_err(|error| OperatorError(error.to_string()))
     }
 }
 
