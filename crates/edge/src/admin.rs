@@ -536,6 +536,7 @@ mod tests {
             include_str!("admin.rs"),
             include_str!("admin/audit.rs"),
             include_str!("admin/break_glass.rs"),
+            include_str!("admin/keys.rs"),
             include_str!("admin/rights.rs"),
             include_str!("admin/downtime.rs"),
             include_str!("sql.rs"),
