@@ -42,7 +42,7 @@ pub struct Report {
     pub dir: PathBuf,
     pub key_name: String,
     pub origin: String,
-    /// Known keys (`name+hash`) that signed the published checkpoint.
+    /// Known keys that signed the published checkpoint.
     pub signers: Vec<String>,
     pub outcome: Outcome,
     /// Entries read and their root; meaningful when whole.

@@ -310,6 +310,13 @@ impl Process {
         self.mllp.iter().find(|(name, _)| name == source).map(|(_, address)| *address).expect("a listener")
     }
 
+    /// SIGABRT, as a crash ends a process; how it ended.
+    pub async fn abort(mut self) -> std::process::ExitStatus {
+        let pid = i32::try_from(self.pid()).ok().and_then(rustix::process::Pid::from_raw).expect("a process id");
+        rustix::process::kill_process(pid, rustix::process::Signal::ABORT).expect("a running process");
+        self.child.wait().await.expect("its end")
+    }
+
     /// `kill -9`: no handler runs.
     pub async fn kill(mut self) {
         self.child.start_kill().expect("a running process");

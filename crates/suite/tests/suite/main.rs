@@ -5,6 +5,7 @@
 #![allow(clippy::print_stderr)] // Tests say what they did and what they skipped.
 
 mod audit;
+mod backpressure;
 mod carve;
 mod clients;
 mod harness;
@@ -19,4 +20,5 @@ mod law_5;
 mod law_7;
 mod law_8;
 mod law_9;
+mod lost_keys;
 mod spine;

@@ -21,6 +21,7 @@ pub enum ClientError {
     Broken(String),
 }
 
+#[derive(Debug, Clone)]
 pub struct Client {
     socket: PathBuf,
 }
