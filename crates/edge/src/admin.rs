@@ -7,6 +7,7 @@ mod audit;
 mod break_glass;
 mod downtime;
 pub(crate) mod keys;
+mod renderings;
 mod rights;
 
 use std::sync::Arc;
@@ -49,6 +50,7 @@ pub fn router(doors: Arc<Doors>) -> Router {
         .merge(rights::router())
         .merge(downtime::routes())
         .merge(keys::routes())
+        .merge(renderings::router())
         // A file handed in is at most one message of the largest size.
         .layer(DefaultBodyLimit::max(message_max))
         .with_state(doors)
@@ -539,6 +541,7 @@ mod tests {
             include_str!("admin/keys.rs"),
             include_str!("admin/rights.rs"),
             include_str!("admin/downtime.rs"),
+            include_str!("admin/renderings.rs"),
             include_str!("sql.rs"),
             include_str!("health.rs"),
             include_str!("fhir/mod.rs"),

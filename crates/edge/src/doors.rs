@@ -32,6 +32,7 @@ pub struct Doors {
     pub audit: Arc<gate::AuditReader>,
     pub rights: comply::Rights,
     pub estate: Arc<dyn comply::Estate>,
+    pub audit_records: Arc<gate::AuditRecords>,
     pub metrics: Arc<Metrics>,
     pub limits: Arc<Limits>,
     pub clock: Arc<dyn Clock>,
@@ -56,6 +57,18 @@ pub struct NodeInfo {
     pub base_url: String,
 }
 
+impl NodeInfo {
+    /// This node, as renderings of its audit log name it.
+    pub fn place(&self) -> herald::Place {
+        herald::Place {
+            mesh: self.mesh.clone(),
+            log: format!("{}/audit", self.mesh),
+            base_url: self.base_url.clone(),
+            version: self.version,
+        }
+    }
+}
+
 /// What the node itself does for whoever may open its socket. `ward` implements it.
 #[async_trait::async_trait]
 pub trait Operator: Send + Sync {
@@ -72,6 +85,8 @@ pub trait Operator: Send + Sync {
     async fn rebuild_index(&self, domain: &DomainName) -> Result<u64, OperatorError>;
     /// Gauges for the metrics page.
     fn gauges(&self) -> Vec<(&'static str, String, u64)>;
+    /// Where the audit log is shipped to, and how far.
+    fn shipping(&self) -> Vec<herald::ship::Status>;
     /// Checkpoint of a log, as a signed note.
     fn checkpoint(&self, log: &str) -> Option<String>;
 }

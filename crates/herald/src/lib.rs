@@ -13,6 +13,8 @@ pub mod cef;
 mod event;
 pub mod ocsf;
 pub mod ship;
+#[cfg(test)]
+mod ship_tests;
 pub mod syslog;
 #[cfg(test)]
 mod tests;

@@ -41,6 +41,9 @@ pub enum Command {
     /// The audit log: verify it, page through it, see who saw a patient.
     #[command(subcommand)]
     Audit(Audit),
+    /// The audit log on its way to others' receivers.
+    #[command(subcommand)]
+    Ship(Ship),
     /// The journals.
     #[command(subcommand)]
     Journal(Journal),
@@ -172,6 +175,8 @@ pub enum Audit {
     WhoSaw(PatientReport),
     /// To whom this patient's information was disclosed, as 45 CFR 164.528 asks for: six years back.
     Disclosures(PatientReport),
+    /// A span of the log as others read it, into a file.
+    Export(Export),
 }
 
 /// One patient's report.
@@ -196,6 +201,38 @@ pub struct PatientReport {
 
 fn patient(text: &str) -> Result<LogicalId, String> {
     LogicalId::parse(text.strip_prefix("Patient/").unwrap_or(text)).map_err(|error| error.to_string())
+}
+
+/// A span of the audit log as others read it.
+#[derive(Debug, Args)]
+pub struct Export {
+    /// fhir (AuditEvent by IHE BALP), atna (DICOM PS3.15 A.5), ocsf or cef: one a line.
+    #[arg(long, value_parser = format)]
+    pub format: herald::Format,
+    /// From this day or instant on; the log's beginning when left out.
+    #[arg(long)]
+    pub from: Option<String>,
+    /// Up to and with this day or instant; now when left out.
+    #[arg(long)]
+    pub to: Option<String>,
+    /// The file to write.
+    #[arg(long)]
+    pub out: PathBuf,
+    #[command(flatten)]
+    pub who: As,
+}
+
+fn format(text: &str) -> Result<herald::Format, String> {
+    herald::Format::parse(text).ok_or_else(|| {
+        let known: Vec<_> = herald::Format::ALL.iter().map(|format| format.code()).collect();
+        format!("not a rendering: one of {}", known.join(", "))
+    })
+}
+
+#[derive(Debug, Subcommand)]
+pub enum Ship {
+    /// Each receiver with how far it has confirmed, and why nothing moves where nothing moves.
+    Status,
 }
 
 #[derive(Debug, Subcommand)]

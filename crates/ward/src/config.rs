@@ -89,6 +89,8 @@ fn epoch_days() -> u16 {
 pub struct Audit {
     /// A second folder for the audit log, best on another disk, relative to the mesh folder. Either suffices.
     pub second: Option<PathBuf>,
+    /// Receivers of the audit log, `[[audit.ship]]`.
+    pub ship: Vec<crate::ship::Ship>,
 }
 
 #[derive(Debug, Clone, Default, Serialize, Deserialize)]
@@ -321,6 +323,16 @@ impl Config {
         let downtime = self.mesh.downtime.wrong(|domain| self.domains.contains_key(domain));
         if let Some((what, help)) = self.mesh.break_glass.wrong().or(downtime) {
             reader.find("mesh.toml", what, help);
+        }
+        let mut receivers = BTreeSet::new();
+        for ship in &self.mesh.audit.ship {
+            if !receivers.insert(&ship.name) {
+                let what = format!("[[audit.ship]] `{}` is there twice", ship.name);
+                reader.find("mesh.toml", &what, "give each receiver its own name");
+            }
+            for (what, help) in ship.findings(&self.agreements) {
+                reader.find("mesh.toml", &what, &help);
+            }
         }
         let root = &self.mesh.keys.root;
         if !root.starts_with("file:") && !root.starts_with("passphrase-env:") {

@@ -10,6 +10,7 @@ pub mod downtime;
 mod keys;
 pub mod node;
 mod products;
+pub mod ship;
 pub mod wire;
 
 use std::process::ExitCode;
@@ -40,6 +41,7 @@ pub fn run(cli: Cli) -> ExitCode {
             Command::Query(query) => commands::data::query(&cli, query).await,
             Command::Token(token) => commands::data::token(&cli, token).await,
             Command::Audit(audit) => commands::audit::run(&cli, audit).await,
+            Command::Ship(ship) => commands::ship::run(&cli, ship).await,
             Command::Journal(journal) => commands::flow::journal(&cli, journal).await,
             Command::Quarantine(quarantine) => commands::flow::quarantine(&cli, quarantine).await,
             Command::Index(index) => commands::flow::index(&cli, index).await,

@@ -71,7 +71,7 @@ struct AuditQuery {
     principal: Option<PrincipalId>,
 }
 
-async fn audit_permit(doors: &Doors, call: &Call) -> Result<Permit<Read>, AdminError> {
+pub(super) async fn audit_permit(doors: &Doors, call: &Call) -> Result<Permit<Read>, AdminError> {
     let ask = call.ask(Action::AuditRead, &gate::governance(), Layer::Governance).kind("audit");
     Ok(doors.gate.permit::<Read>(&call.caller, ask).await?)
 }

@@ -8,6 +8,10 @@ use fhir::search::ParamKind;
 pub fn statement(base: &str, date: &str, version: &str) -> Value {
     let mut resources = Vec::new();
     for rtype in fhir::definitions::resource_types().map(|known| known.name) {
+        if rtype == "AuditEvent" {
+            resources.push(audit_event());
+            continue;
+        }
         let params: Vec<Value> = fhir::search::params(rtype)
             .iter()
             .filter(|param| !matches!(param.kind, ParamKind::Composite | ParamKind::Special))
@@ -43,6 +47,22 @@ pub fn statement(base: &str, date: &str, version: &str) -> Value {
             "resource": (Value::Array(resources)),
             "interaction": [{ "code": "transaction" }, { "code": "batch" }],
         }],
+    })
+}
+
+/// Shown from the audit log, by IHE BALP; never written.
+fn audit_event() -> Value {
+    let params = super::audit_event::PARAMS.iter().map(|(name, kind)| json!({ "name": *name, "type": *kind }));
+    let profiles = ["Read", "Query", "Create", "Update", "Delete"].iter().flat_map(|name| {
+        let profile = |kind: &str| format!("{}{kind}{name}", herald::audit_event::PROFILE);
+        [Value::from(profile("")), Value::from(profile("Patient"))]
+    });
+    json!({
+        "type": "AuditEvent",
+        "supportedProfile": (profiles.collect::<Value>()),
+        "interaction": [{ "code": "read" }, { "code": "search-type" }],
+        "versioning": "no-version",
+        "searchParam": (params.collect::<Value>()),
     })
 }
 

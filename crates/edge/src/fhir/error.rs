@@ -5,6 +5,8 @@ use axum::http::{HeaderValue, StatusCode, header};
 use axum::response::{IntoResponse, Response};
 use fhir::validate::{Issue, operation_outcome};
 
+use crate::outgoing::Draft;
+
 #[derive(Debug)]
 pub struct FhirError {
     pub status: StatusCode,
@@ -30,6 +32,11 @@ impl FhirError {
                 "the node is busy and has stored nothing: try again",
             )
         }
+    }
+
+    /// As an answer that waits for its release like any other.
+    pub fn draft(&self) -> Draft {
+        Draft::new(self.status, super::FHIR_JSON, fhir::json::to_vec(&operation_outcome(&self.issues)))
     }
 
     pub fn unavailable(text: &'static str) -> Self {

@@ -3,6 +3,7 @@
 //! Every request: authenticate → permit → store under the permit → record → release. Query strings hold PHI and never
 //! leave this module: not into logs, traces, metrics, errors or the audit record (which keeps a keyed hash).
 
+mod audit_event;
 mod capability;
 mod error;
 mod mask;
@@ -32,6 +33,9 @@ pub fn router(doors: Arc<Doors>) -> Router {
     Router::new()
         .route("/fhir/{domain}", post(write::bundle))
         .route("/fhir/{domain}/metadata", get(metadata))
+        .route("/fhir/{domain}/AuditEvent", get(audit_event::get).fallback(audit_event::refuse))
+        .route("/fhir/{domain}/AuditEvent/_search", post(audit_event::post))
+        .route("/fhir/{domain}/AuditEvent/{id}", get(audit_event::read).fallback(audit_event::refuse))
         .route("/fhir/{domain}/{rtype}", get(search::get).post(write::create))
         .route("/fhir/{domain}/{rtype}/_search", post(search::post))
         .route("/fhir/{domain}/{rtype}/{id}", get(read::read).put(write::update).delete(write::delete))

@@ -93,7 +93,7 @@ async fn search(
     Outgoing::data(held, release).map_err(|_| FhirError::unavailable("the answer could not be released"))
 }
 
-fn pairs_text(pairs: &[(String, String)]) -> String {
+pub(super) fn pairs_text(pairs: &[(String, String)]) -> String {
     let mut sorted: Vec<String> = pairs.iter().map(|(name, value)| format!("{name}={value}")).collect();
     sorted.sort();
     sorted.join("&")
@@ -143,12 +143,12 @@ fn classes<'a>(rtype: &'a str, expression: &'a str) -> impl Iterator<Item = Data
 }
 
 /// What a page link is sealed for: it opens for the same caller and type only.
-fn link_bound(call: &Call, domain: &DomainName, rtype: &str) -> Vec<u8> {
+pub(super) fn link_bound(call: &Call, domain: &DomainName, rtype: &str) -> Vec<u8> {
     format!("fhir-page\0{}\0{domain}\0{rtype}", call.caller.principal()).into_bytes()
 }
 
 /// The criteria that a page link carries, with the store's cursor.
-fn open_link(doors: &Doors, bound: &[u8], link: &str) -> Result<Vec<(String, String)>, FhirError> {
+pub(super) fn open_link(doors: &Doors, bound: &[u8], link: &str) -> Result<Vec<(String, String)>, FhirError> {
     let bad = || {
         let text = "the page link is not valid for this request: start the search again";
         FhirError::new(StatusCode::BAD_REQUEST, "value", text)
@@ -215,7 +215,7 @@ fn links(
     Ok(links)
 }
 
-fn percent(text: &str) -> String {
+pub(super) fn percent(text: &str) -> String {
     let mut out = String::with_capacity(text.len());
     for byte in text.bytes() {
         if byte.is_ascii_alphanumeric() || matches!(byte, b'-' | b'.' | b'_' | b'~' | b':' | b'/' | b'|' | b',') {

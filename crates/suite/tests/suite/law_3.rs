@@ -72,6 +72,10 @@ async fn law_3_no_door_opens_without_a_permit() {
         "/admin/audit",
         "/admin/lineage/ehr/Patient/x",
         "/admin/products",
+        "/fhir/ehr/AuditEvent",
+        "/fhir/governance/AuditEvent/audit-0",
+        "/admin/audit/export?format=cef",
+        "/admin/audit/shipping",
     ];
     let mut https = mesh.https().await;
     for path in paths {

@@ -90,6 +90,7 @@ pub async fn figures(mesh: &TestMesh, plan: &Plan) -> Result<Vec<Figure>> {
     }
     drop(audit);
     log.close().await;
+    figures.extend(super::render::figures(&record(1)?, plan).await?);
     Ok(figures)
 }
 

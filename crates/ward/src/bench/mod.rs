@@ -11,6 +11,7 @@ mod hl7;
 mod mesh;
 mod parse;
 mod read;
+mod render;
 mod seal;
 mod sql;
 

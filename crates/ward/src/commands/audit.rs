@@ -1,4 +1,4 @@
-//! `ward audit`: verify, status, expire, show, who-saw, disclosures.
+//! `ward audit`: verify, status, expire, show, who-saw, disclosures. Its export is in `ship`.
 
 use std::path::Path;
 
@@ -13,6 +13,7 @@ pub async fn run(cli: &Cli, audit: &Audit) -> Result {
         Audit::Status => status(cli).await,
         Audit::Expire => expire(cli).await,
         Audit::Show { who, last } => lines(cli, who, &format!("/admin/audit?last={last}")).await,
+        Audit::Export(export) => super::ship::export(cli, export).await,
         Audit::WhoSaw(report) if report.print.is_none() => {
             lines(cli, &report.who, &path("who-saw", report, "json")?).await
         }

@@ -13,6 +13,7 @@ pub mod ingest;
 pub mod init;
 pub mod keys;
 pub mod serve;
+pub mod ship;
 
 use std::process::ExitCode;
 

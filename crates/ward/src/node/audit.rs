@@ -83,7 +83,7 @@ impl AuditTargets {
         self.0.iter().map(|(_, target)| Arc::new(target.clone()) as _).collect()
     }
 
-    fn stores(&self) -> Vec<Arc<dyn AuditStore>> {
+    pub fn stores(&self) -> Vec<Arc<dyn AuditStore>> {
         self.0.iter().map(|(_, target)| Arc::new(target.clone()) as _).collect()
     }
 

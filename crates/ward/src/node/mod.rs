@@ -51,6 +51,7 @@ pub struct Node {
     pub gate: Gate,
     keys: Arc<NodeKeys>,
     refiners: Vec<Arc<Refiner>>,
+    shippers: Vec<Arc<herald::ship::Shipper>>,
     logs: Vec<Log>,
     audit: AuditTargets,
     listeners: Listeners,
@@ -115,6 +116,20 @@ pub async fn build(config: Config, around: Surroundings) -> Result<Node, StartEr
     let metrics = Arc::new(edge::Metrics::default());
     let listeners = bind(&ground, &gate, &domains, &metrics).await?;
     let http = listeners.http.address().map_err(while_("asking for the HTTP address"))?;
+    let info = NodeInfo {
+        mesh: ground.config.mesh.name.clone(),
+        version: env!("CARGO_PKG_VERSION"),
+        started: ground.clock.now(),
+        base_url: format!("https://{http}"),
+    };
+    let audit_records = Arc::new(gate.audit_records(ground.audit.stores()));
+    let shippers = crate::ship::shippers(&crate::ship::Ground {
+        config: &ground.config,
+        gate: &gate,
+        records: audit_records.clone(),
+        place: info.place(),
+        clock: ground.clock.clone(),
+    })?;
     let operator = Arc::new(NodeOperator {
         config: ground.config.clone(),
         issuer: issuer.clone(),
@@ -122,6 +137,7 @@ pub async fn build(config: Config, around: Surroundings) -> Result<Node, StartEr
         gate: gate.clone(),
         logs: ground.logs.clone(),
         audit: ground.audit.clone(),
+        shippers: shippers.clone(),
         clock: ground.clock.clone(),
         entropy: ground.entropy.clone(),
     });
@@ -158,14 +174,10 @@ pub async fn build(config: Config, around: Surroundings) -> Result<Node, StartEr
         audit: Arc::new(gate.audit_reader(follower).with_names(Arc::new(audit::Names(ground.config.clone())))),
         rights,
         estate,
+        audit_records,
         metrics,
         limits: ground.limits,
-        info: NodeInfo {
-            mesh: ground.config.mesh.name.clone(),
-            version: env!("CARGO_PKG_VERSION"),
-            started: ground.clock.now(),
-            base_url: format!("https://{http}"),
-        },
+        info,
         clock: ground.clock,
         entropy: ground.entropy,
     });
@@ -182,6 +194,7 @@ pub async fn build(config: Config, around: Surroundings) -> Result<Node, StartEr
         gate,
         keys,
         refiners: refiners.into_values().collect(),
+        shippers,
         logs: ground.logs.into_values().collect(),
         audit: ground.audit,
         listeners,
@@ -320,7 +333,8 @@ impl Node {
 
     /// Serves until `shutdown` resolves, then drains: no new work, open work finished, logs closed.
     pub async fn run_until(self, shutdown: impl Future<Output = ()>) {
-        let Node { config, doors, gate: _, keys, refiners, logs, audit, listeners, rounds, catalog, drain } = self;
+        let Node { config, doors, gate: _, keys, refiners, shippers, logs, audit, listeners, rounds, catalog, drain } =
+            self;
         let limits = doors.limits.clone();
         let router = edge::router(doors.clone());
         let refining = Drain::new();
@@ -334,6 +348,10 @@ impl Node {
         refining.spawn(async move { follower.run(async move { stop.closing().await }).await });
         let (rights, estate, stop) = (doors.rights.clone(), doors.estate.clone(), refining.clone());
         refining.spawn(async move { rights.run(&*estate, async move { stop.closing().await }).await });
+        for shipper in shippers {
+            let stop = refining.clone();
+            refining.spawn(async move { shipper.run(async move { stop.closing().await }).await });
+        }
         for (listener, door) in listeners.mllp {
             let drain_door = drain.clone();
             drain.spawn(async move { door.serve(listener, drain_door).await });

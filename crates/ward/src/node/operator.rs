@@ -5,6 +5,7 @@ use std::sync::Arc;
 use base::{Clock, DomainName, Entropy, PrincipalId, Purpose, Role};
 use edge::{Operator, OperatorError, TokenPurpose};
 use gate::{Gate, Issue, TokenIssuer};
+use herald::ship::Shipper;
 use ledger::Log;
 use store::Silver;
 
@@ -21,6 +22,7 @@ pub struct NodeOperator {
     pub gate: Gate,
     pub logs: Logs,
     pub audit: AuditTargets,
+    pub shippers: Vec<Arc<Shipper>>,
     pub clock: Arc<dyn Clock>,
     pub entropy: Arc<dyn Entropy>,
 }
@@ -90,7 +92,17 @@ impl Operator for NodeOperator {
         {
             gauges.push(("ward_break_glass_sessions", format!("state=\"{state}\""), n));
         }
+        for shipper in self.shipping() {
+            let label = format!("shipper=\"{}\"", shipper.name);
+            gauges.push(("ward_audit_ship_behind", label.clone(), shipper.behind));
+            gauges.push(("ward_audit_ship_confirmed_total", label.clone(), shipper.sent));
+            gauges.push(("ward_audit_ship_broken_sessions_total", label, shipper.broken));
+        }
         gauges
+    }
+
+    fn shipping(&self) -> Vec<herald::ship::Status> {
+        self.shippers.iter().map(|shipper| shipper.status()).collect()
     }
 
     fn checkpoint(&self, log: &str) -> Option<String> {
