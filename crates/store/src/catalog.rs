@@ -19,6 +19,11 @@ impl Catalog {
         Ok(Catalog { db: Database::open(url, MIGRATIONS).await? })
     }
 
+    #[cfg(test)]
+    pub async fn open_alone(url: &str) -> Result<Catalog, StoreError> {
+        Ok(Catalog { db: Database::open_alone(url, MIGRATIONS).await? })
+    }
+
     pub async fn close(&self) {
         self.db.close().await;
     }

@@ -37,6 +37,11 @@ impl SqlKeyTable {
         Ok(SqlKeyTable { db: Database::open(url, MIGRATIONS).await? })
     }
 
+    #[cfg(test)]
+    pub async fn open_alone(url: &str) -> Result<SqlKeyTable, StoreError> {
+        Ok(SqlKeyTable { db: Database::open_alone(url, MIGRATIONS).await? })
+    }
+
     pub async fn close(&self) {
         self.db.close().await;
     }

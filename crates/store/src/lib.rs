@@ -19,6 +19,8 @@ pub mod objects;
 mod secrets;
 mod silver;
 mod sql;
+#[cfg(test)]
+mod sqlite_sim_tests;
 
 pub use catalog::Catalog;
 pub use control::{Control, ControlDoc, ProductSnapshot};

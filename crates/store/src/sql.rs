@@ -4,9 +4,11 @@
 //! the migrations alone. Values travel as bind parameters only. What is stored is `catalog`'s and `keys`'s matter.
 
 use std::fmt::Write as _;
+use std::path::Path;
 use std::sync::{Arc, Once};
 use std::time::{Duration, Instant};
 
+use disk::{Disk, RealDisk};
 use sqlx::any::{AnyArguments, AnyConnectOptions, AnyPoolOptions};
 use sqlx::{Any, AnyConnection, AnyPool, Arguments as _, AssertSqlSafe, Executor as _, Row as _, Transaction};
 use tokio::sync::{Mutex, OwnedMutexGuard};
@@ -54,8 +56,7 @@ const SCRUB_WAIT: Duration = if cfg!(test) { Duration::from_millis(300) } else {
 impl Database {
     /// Opens or creates the database and brings its schema up to date. `sqlite:PATH` or `postgres://...`.
     pub async fn open(url: &str, migrations: &[Migration]) -> Result<Self, StoreError> {
-        static DRIVERS: Once = Once::new();
-        DRIVERS.call_once(sqlx::any::install_default_drivers);
+        install_drivers();
         let (backend, url) = prepare_url(url)?;
         let options: AnyConnectOptions = url.parse()?;
         let pool = |connections: u32| {
@@ -69,6 +70,7 @@ impl Database {
                 .connect_with(options.clone())
         };
         let writer = pool(1).await?;
+        settle(&writer, backend).await?;
         migrate(&writer, backend, migrations).await?;
         let readers = pool(READERS_MAX).await?;
         Ok(Database { backend, readers, writer, turn: Arc::default() })
@@ -123,7 +125,33 @@ impl Database {
     }
 }
 
-/// The file of a SQLite database is made here, so that nobody else can read it.
+fn install_drivers() {
+    static DRIVERS: Once = Once::new();
+    DRIVERS.call_once(sqlx::any::install_default_drivers);
+}
+
+#[cfg(test)]
+impl Database {
+    /// On a file system of the test's own (`?vfs=`), which has no memory to share between connections: one connection
+    /// reads and writes, with the settings of the real ones.
+    pub async fn open_alone(url: &str, migrations: &[Migration]) -> Result<Self, StoreError> {
+        install_drivers();
+        let options: AnyConnectOptions = url.parse()?;
+        let one = AnyPoolOptions::new().max_connections(1).idle_timeout(None).max_lifetime(None);
+        let writer = one.test_before_acquire(false).connect_with(options).await?;
+        {
+            let mut connection = writer.acquire().await?;
+            connection.execute("PRAGMA locking_mode = EXCLUSIVE").await?;
+            settings(&mut connection, Backend::Sqlite).await?;
+        }
+        settle(&writer, Backend::Sqlite).await?;
+        migrate(&writer, Backend::Sqlite, migrations).await?;
+        Ok(Database { backend: Backend::Sqlite, readers: writer.clone(), writer, turn: Arc::default() })
+    }
+}
+
+/// The file of a SQLite database is made here, so that nobody else can read it, and its name is durable: SQLite syncs
+/// the folder for its log alone.
 fn prepare_url(url: &str) -> Result<(Backend, String), StoreError> {
     if url.starts_with("postgres:") || url.starts_with("postgresql:") {
         return Ok((Backend::Postgres, url.to_owned()));
@@ -139,6 +167,7 @@ fn prepare_url(url: &str) -> Result<(Backend, String), StoreError> {
         .append(true)
         .mode(0o600)
         .open(path)
+        .and_then(|_| RealDisk.sync_folder(disk::parent(Path::new(path))))
         .map_err(|source| StoreError::Io { what: "make its database file", source })?;
     Ok((Backend::Sqlite, format!("sqlite://{path}?mode=rw")))
 }
@@ -157,6 +186,15 @@ async fn settings(connection: &mut AnyConnection, backend: Backend) -> sqlx::Res
         ] {
             connection.execute(pragma).await?;
         }
+    }
+    Ok(())
+}
+
+/// A process that died may have left commits in the system's memory that no sync took to the disk. SQLite shows them
+/// again: they are moved into the file, durably, before anybody reads or builds on them.
+async fn settle(pool: &AnyPool, backend: Backend) -> Result<(), StoreError> {
+    if backend == Backend::Sqlite {
+        sqlx::query("PRAGMA wal_checkpoint(TRUNCATE)").fetch_all(pool).await?;
     }
     Ok(())
 }
@@ -324,6 +362,24 @@ mod tests {
         assert_eq!(sizes(0), Vec::<usize>::new());
         assert_eq!(sizes(3), [8]);
         assert_eq!(sizes(130), [128, 8]);
+    }
+
+    #[tokio::test]
+    async fn every_connection_syncs_its_log_at_each_commit() {
+        let folder = tempfile::tempdir().unwrap();
+        let url = format!("sqlite:{}", folder.path().join("t.db").display());
+        let database = Database::open(&url, &[]).await.unwrap();
+        // All at once, so that each pool has to make every connection it may have.
+        let mut connections = vec![database.writer.acquire().await.unwrap()];
+        for _ in 0..READERS_MAX {
+            connections.push(database.readers.acquire().await.unwrap());
+        }
+        for connection in &mut connections {
+            let mode = sqlx::query("PRAGMA journal_mode").fetch_one(&mut **connection).await.unwrap();
+            let sync = sqlx::query("PRAGMA synchronous").fetch_one(&mut **connection).await.unwrap();
+            // https://sqlite.org/pragma.html#pragma_synchronous: 2 is FULL.
+            assert_eq!((mode.get::<String, _>(0).as_str(), sync.get::<i64, _>(0)), ("wal", 2));
+        }
     }
 
     #[tokio::test]

@@ -75,14 +75,18 @@ impl Folder {
 
     pub async fn open(&self) -> Silver {
         let file = |name: &str| format!("sqlite:{}", self.path().join(name).display());
+        let keys = SqlKeyTable::open(&file("keys.db")).await.unwrap();
+        self.open_on(keys, Catalog::open(&file("catalog.db")).await.unwrap()).await.unwrap()
+    }
+
+    pub async fn open_on(&self, keys: SqlKeyTable, catalog: Catalog) -> Result<Silver, StoreError> {
         // Another seed each time: a restarted node does not draw the same keys.
         static SEED: std::sync::atomic::AtomicU64 = std::sync::atomic::AtomicU64::new(100);
         let seed = SEED.fetch_add(1, std::sync::atomic::Ordering::Relaxed);
         let entropy = Arc::new(SeededEntropy::new(seed));
-        let keys = Arc::new(SqlKeyTable::open(&file("keys.db")).await.unwrap());
-        let vault = Vault::open(self.root.clone(), keys, self.clock.clone(), entropy.clone()).await.unwrap();
+        let vault = Vault::open(self.root.clone(), Arc::new(keys), self.clock.clone(), entropy.clone()).await?;
         Silver::open(SilverParts {
-            catalog: Catalog::open(&file("catalog.db")).await.unwrap(),
+            catalog,
             vault,
             index_dir: self.path().join("index"),
             domains: vec![ehr()],
@@ -92,7 +96,6 @@ impl Folder {
             limits: Arc::new(Limits::default()),
         })
         .await
-        .unwrap()
     }
 }
 
