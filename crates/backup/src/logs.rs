@@ -9,9 +9,8 @@ use bytes::Bytes;
 use crate::error::{BackupError, Result};
 use crate::frames::{self, Chain, Frame, FrameHead, SEGMENT_HEADER, SegmentFile, SegmentHead};
 use crate::manifest::{Extent, LogCopy, Segment};
+use crate::pieces::Pieces;
 use crate::progress::Progress;
-use crate::seal::sha256;
-use crate::target::Target;
 
 /// A log to copy, with the position it is copied up to.
 #[derive(Debug, Clone)]
@@ -42,7 +41,7 @@ const EXTENTS_MAX: usize = 16;
 pub(crate) async fn copy(
     source: &LogSource,
     before: Option<&LogCopy>,
-    target: &Target,
+    pieces: Pieces<'_>,
     progress: &Progress,
 ) -> Result<(LogCopy, u64)> {
     let size = source.size()?;
@@ -63,7 +62,7 @@ pub(crate) async fn copy(
     for (at, file) in files.iter().enumerate() {
         let is_closed = files.get(at + 1).is_some();
         let known = before.and_then(|before| before.segments.iter().find(|segment| segment.first == file.first));
-        let (segment, end, bytes) = copy_segment(source, file, is_closed, size, known, target, progress).await?;
+        let (segment, end, bytes) = copy_segment(source, file, is_closed, size, known, pieces, progress).await?;
         reached = end;
         added += bytes;
         copy.segments.push(segment);
@@ -83,7 +82,7 @@ async fn copy_segment(
     is_closed: bool,
     size: u64,
     known: Option<&Segment>,
-    target: &Target,
+    pieces: Pieces<'_>,
     progress: &Progress,
 ) -> Result<(Segment, u64, u64)> {
     let fresh = |path: &Path| -> Result<File> { File::open(path).map_err(BackupError::io("opening", path)) };
@@ -127,15 +126,14 @@ async fn copy_segment(
     let (log, path) = (source.name.clone(), file.path.clone());
     let read = tokio::task::spawn_blocking(move || read_run(&log, &path, from, to, chain));
     let run = read.await.map_err(|_| BackupError::refused("reading a segment was cut short"))??;
-    let hash = run.sha256;
-    let added = target.put_piece(&hash, run.bytes).await?;
+    let (piece, added) = pieces.put(run.bytes).await?;
     progress.add(to - from);
-    segment.extents.push(Extent { from, to, sha256: hash, newest_ms: run.newest_ms });
+    segment.extents.push(Extent { from, to, piece, newest_ms: run.newest_ms });
     if let Some((offset, head)) = last {
         (segment.last_offset, segment.last_hash) = (offset, base::hex::encode(&head.hash));
     }
     chain = run.chain;
-    Ok((segment, chain.index, if added { to - from } else { 0 }))
+    Ok((segment, chain.index, added))
 }
 
 /// Where the chain stands after the known run, when the file still holds it. Frames are chained by hash, so the last
@@ -162,7 +160,6 @@ fn still_there(open: &File, file: &SegmentFile, known: &Segment) -> Result<Optio
 
 struct Run {
     bytes: Bytes,
-    sha256: String,
     newest_ms: i64,
     chain: Chain,
 }
@@ -182,54 +179,5 @@ fn read_run(log: &str, path: &Path, from: u64, to: u64, mut chain: Chain) -> Res
         newest_ms = newest_ms.max(frame.newest_ms().ok_or_else(|| damaged("a frame's entries are malformed"))?);
         at += frame.head.disk_bytes() as usize;
     }
-    Ok(Run { sha256: sha256(&bytes), bytes: Bytes::from(bytes), newest_ms, chain })
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-    use crate::frames::tests::write_log;
-
-    #[tokio::test]
-    async fn only_what_is_new_is_copied_and_damage_is_refused() {
-        let folder = tempfile::tempdir().unwrap();
-        let log = folder.path().join("log");
-        let target = Target::writer(&folder.path().join("target").display().to_string()).unwrap();
-        let progress = Progress::default();
-        let source = |said: (String, String)| LogSource {
-            name: "log".into(),
-            folder: log.clone(),
-            place: "data/logs/log".into(),
-            vkey: said.1,
-            checkpoint: said.0,
-        };
-        let first = source(write_log(&log, 10).await);
-        let (one, added) = copy(&first, None, &target, &progress).await.unwrap();
-        assert!(added > 0 && one.size == 10);
-        let (same, added) = copy(&first, Some(&one), &target, &progress).await.unwrap();
-        assert_eq!((added, &same), (0, &one));
-        // Further entries: the runs copied before stay, new ones are added.
-        let second = source(write_log(&log, 30).await);
-        let (two, added) = copy(&second, Some(&one), &target, &progress).await.unwrap();
-        assert!(added > 0 && two.size == 40 && two.segments.len() > 1);
-        assert_eq!(two.segments[0].extents[0], one.segments[0].extents[0]);
-        let whole: u64 = frames::segments(&log).unwrap().iter().map(|file| file.bytes).sum();
-        assert!(two.segments.iter().map(Segment::end).sum::<u64>() <= whole);
-
-        // Up to an earlier checkpoint it stops at its frame.
-        let (cut, _) = copy(&first, None, &target, &progress).await.unwrap();
-        assert_eq!(cut.segments.last().unwrap().end(), one.segments.last().unwrap().end());
-
-        // A damaged frame that was not copied before: refused, with its place.
-        let file = frames::segments(&log).unwrap().pop().unwrap();
-        let mut bytes = std::fs::read(&file.path).unwrap();
-        bytes[SEGMENT_HEADER as usize + 150] ^= 1;
-        std::fs::write(&file.path, bytes).unwrap();
-        let refused = copy(&second, None, &target, &progress).await;
-        assert!(matches!(refused, Err(BackupError::Source { offset, .. }) if offset == SEGMENT_HEADER), "{refused:?}");
-        // One that was copied: it is not the same any more, so it is looked at again.
-        let refused = copy(&second, Some(&two), &target, &progress).await;
-        let only_frame = two.segments.last().unwrap().last_offset != SEGMENT_HEADER;
-        assert!(only_frame || refused.is_err());
-    }
+    Ok(Run { bytes: Bytes::from(bytes), newest_ms, chain })
 }

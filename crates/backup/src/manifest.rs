@@ -6,6 +6,7 @@ use std::sync::Arc;
 
 use base::{Clock, Entropy, Timestamp};
 use serde::{Deserialize, Serialize};
+use store::SilverDigest;
 use vault::RootKeys;
 
 use crate::error::{BackupError, Result};
@@ -66,19 +67,12 @@ impl std::fmt::Display for BackupId {
     }
 }
 
-/// Bytes under their hash.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Piece {
-    pub sha256: String,
-    pub bytes: u64,
-}
-
 /// A run of a segment file, from one frame border to another.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Extent {
     pub from: u64,
     pub to: u64,
-    pub sha256: String,
+    pub piece: String,
     /// When its newest entry was appended.
     pub newest_ms: i64,
 }
@@ -114,48 +108,36 @@ pub struct LogCopy {
     pub segments: Vec<Segment>,
 }
 
-/// What was in a domain's silver at a journal position, so that a restored copy can be compared.
-#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
-pub struct SilverDigest {
-    /// Journal entries it covers.
-    pub position: u64,
-    /// Versions that came of them.
-    pub versions: u64,
-    /// By type of resource.
-    pub by_type: BTreeMap<String, u64>,
-    /// The sum, modulo 2^256, of the hashes of all these versions.
-    pub sum: String,
+impl LogCopy {
+    pub fn is_journal(&self) -> bool {
+        self.name.starts_with("journal-")
+    }
 }
 
-/// Objects beside the logs, in lists that are written once.
-#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
-pub struct ObjectLists {
-    /// Each names a sealed piece; later ones add.
-    pub lists: Vec<SealedPiece>,
+/// Objects beside the logs, in lists that are written once; later ones add.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ObjectList {
+    /// The piece that holds the list: [`ObjectCopy`]s as JSON.
+    pub piece: String,
     pub count: u64,
+    /// Of the objects together.
     pub bytes: u64,
 }
 
-/// A sealed piece, and the name that it is sealed under.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub struct SealedPiece {
-    pub name: String,
-    pub sha256: String,
-    /// SHA-256 of what is inside, to see that it is the same again.
-    pub content: String,
-    /// Entries, for a list.
-    #[serde(default)]
-    pub count: u64,
+/// One entry of an object list.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+pub struct ObjectCopy {
+    pub path: String,
+    pub bytes: u64,
+    pub piece: String,
 }
 
 /// The copied key table.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct KeyCopy {
-    /// Sealed pieces of it, in order: names in the target.
+    /// Pieces of it, in order.
     pub chunks: Vec<String>,
     pub bytes: u64,
-    /// SHA-256 of the whole.
-    pub content: String,
     pub slots: u64,
     pub scopes: u64,
     /// Epochs that its living scopes are wrapped under. When one is destroyed, what hung on it is noise.
@@ -174,8 +156,10 @@ pub struct Manifest {
     pub finished: Timestamp,
     pub logs: Vec<LogCopy>,
     #[serde(default)]
-    pub objects: ObjectLists,
-    pub config: SealedPiece,
+    pub objects: Vec<ObjectList>,
+    /// The piece with the mesh folder's files.
+    pub config: String,
+    /// What silver was of each journal, so that a restored copy can be compared.
     #[serde(default)]
     pub silver: BTreeMap<String, SilverDigest>,
     #[serde(default)]
@@ -191,9 +175,20 @@ impl Manifest {
         self.logs.iter().find(|log| log.name == name)
     }
 
-    /// Bytes of the logs in it.
-    pub fn log_bytes(&self) -> u64 {
-        self.logs.iter().flat_map(|log| &log.segments).map(Segment::end).sum()
+    /// Bytes of the logs, objects and keys in it.
+    pub fn bytes(&self) -> u64 {
+        let logs: u64 = self.logs.iter().flat_map(|log| &log.segments).map(Segment::end).sum();
+        logs + self.objects.iter().map(|list| list.bytes).sum::<u64>() + self.keys.as_ref().map_or(0, |keys| keys.bytes)
+    }
+
+    pub fn object_count(&self) -> u64 {
+        self.objects.iter().map(|list| list.count).sum()
+    }
+
+    /// When the newest entry of the journals in it was appended.
+    pub fn newest_entry(&self) -> Option<Timestamp> {
+        let journals = self.logs.iter().filter(|log| log.is_journal());
+        journals.flat_map(|log| &log.segments).flat_map(|s| &s.extents).map(|e| e.newest_ms).max().map(Timestamp)
     }
 }
 
@@ -219,7 +214,9 @@ pub(crate) fn encode(manifest: &Manifest, seal: &Seal, entropy: &dyn Entropy) ->
     out.extend(serde_json::to_vec(&header).unwrap_or_default());
     out.push(b'\n');
     let plain = serde_json::to_vec(manifest).unwrap_or_default();
-    let sealed = seal.seal(&path_of(manifest.kind, &manifest.id), &out, &plain, entropy)?;
+    let mut nonce = [0; 12];
+    entropy.fill(&mut nonce);
+    let sealed = seal.seal(&path_of(manifest.kind, &manifest.id), &out, &plain, nonce)?;
     out.extend(sealed);
     Ok(out)
 }
@@ -266,7 +263,7 @@ impl Opener {
         let wrapped = base::hex::decode(&header.secret).ok_or_else(damaged)?;
         let seal = self.seal(&wrapped).await?;
         let split = MAGIC.len() + line + 1;
-        let plain = seal.open(&path, &bytes[..split], &bytes[split..])?;
+        let plain = seal.open(&path, &bytes[..split], bytes[split..].to_vec())?;
         let manifest: Manifest = serde_json::from_slice(&plain).map_err(|_| damaged())?;
         if manifest.format != FORMAT {
             return Err(BackupError::refused("this backup is of a later version of ward: restore it with that one"));

@@ -1,5 +1,6 @@
-//! Sealing of what is not ciphertext already: manifests, key tables, configuration. AES-256-GCM under a key for each
-//! name, derived from the node secret that the vault holds; the name is bound, so nothing opens in another's place.
+//! Sealing: whatever goes to a target is AES-256-GCM under a key for each name, derived from the node secret that the
+//! vault holds; the name is bound, so nothing opens in another's place. Pieces are named by a keyed hash of what is in
+//! them: the same content is the same piece, and the name tells nothing to whoever has no key.
 //!
 //! A sealed manifest carries the node secret as it lies in the key table, wrapped by the root: whoever has the root
 //! can open it, and nobody else. Root and epoch keys are never in a backup.
@@ -9,14 +10,17 @@ use std::sync::Arc;
 use aws_lc_rs::aead::{AES_256_GCM, Aad, LessSafeKey, NONCE_LEN, Nonce, UnboundKey};
 use aws_lc_rs::digest::{Context, SHA256};
 use aws_lc_rs::hkdf::{HKDF_SHA256, KeyType, Salt};
+use aws_lc_rs::hmac;
 use base::{Clock, Entropy};
-use vault::{KeyTable, MemoryKeyTable, RootKeys, SecretTable, Vault};
+use bytes::Bytes;
+use vault::{MemoryKeyTable, RootKeys, SecretTable, Vault};
 use zeroize::Zeroizing;
 
 use crate::error::{BackupError, Result};
 
 /// The name of the node secret in the key table.
 const NODE_SECRET: &str = "node";
+const TAG_BYTES: usize = 16;
 
 /// Seals and opens what belongs to one node's backups.
 #[derive(Clone)]
@@ -27,12 +31,12 @@ pub struct Seal {
 }
 
 impl Seal {
-    /// The seal of a running node.
-    pub async fn of_node(vault: &Vault, table: &dyn KeyTable) -> Result<Seal> {
-        let wrapped = table.secret(NODE_SECRET, None).await?;
-        let wrapped =
-            wrapped.ok_or_else(|| BackupError::refused("the key table holds no node secret: start the node once"))?;
-        Ok(Seal { key: derived(vault), wrapped })
+    /// By how much a sealed piece is longer than what is in it.
+    pub const OVERHEAD_BYTES: u64 = (NONCE_LEN + TAG_BYTES) as u64;
+
+    /// The seal of a node, by its vault.
+    pub async fn of_node(vault: &Vault) -> Result<Seal> {
+        Ok(Seal { key: derived(vault), wrapped: vault.wrapped_node_secret().await? })
     }
 
     /// The seal that a manifest was written with, by the root keys.
@@ -52,59 +56,60 @@ impl Seal {
         &self.wrapped
     }
 
+    /// The name of a piece: 64 hexadecimal digits, the keyed hash of its content.
+    pub fn name(&self, plain: &[u8]) -> Result<String> {
+        let key = hmac::Key::new(hmac::HMAC_SHA256, &self.derive("names")?[..]);
+        Ok(base::hex::encode(hmac::sign(&key, plain).as_ref()))
+    }
+
     /// nonce (12) || ciphertext || tag (16).
-    pub fn seal(&self, name: &str, bound: &[u8], plain: &[u8], entropy: &dyn Entropy) -> Result<Vec<u8>> {
-        let mut nonce = [0; NONCE_LEN];
-        entropy.fill(&mut nonce);
-        let mut out = Vec::with_capacity(NONCE_LEN + plain.len() + 16);
+    pub fn seal(&self, name: &str, bound: &[u8], plain: &[u8], nonce: [u8; NONCE_LEN]) -> Result<Vec<u8>> {
+        let mut out = Vec::with_capacity(NONCE_LEN + plain.len() + TAG_BYTES);
+        out.extend_from_slice(&nonce);
         out.extend_from_slice(plain);
         let tag = self
             .cipher(name)?
-            .seal_in_place_separate_tag(Nonce::assume_unique_for_key(nonce), Aad::from(bound), &mut out)
+            .seal_in_place_separate_tag(Nonce::assume_unique_for_key(nonce), Aad::from(bound), &mut out[NONCE_LEN..])
             .map_err(|_| BackupError::refused("the piece is too large to be sealed"))?;
         out.extend_from_slice(tag.as_ref());
-        out.splice(0..0, nonce);
         Ok(out)
     }
 
-    pub fn open(&self, name: &str, bound: &[u8], sealed: &[u8]) -> Result<Vec<u8>> {
+    pub fn open(&self, name: &str, bound: &[u8], mut sealed: Vec<u8>) -> Result<Bytes> {
         let damaged = || BackupError::damaged(name);
-        let (nonce, rest) = sealed.split_first_chunk::<NONCE_LEN>().ok_or_else(damaged)?;
-        let mut bytes = rest.to_vec();
+        let (nonce, rest) = sealed.split_first_chunk_mut::<NONCE_LEN>().ok_or_else(damaged)?;
         let plain = self
             .cipher(name)?
-            .open_in_place(Nonce::assume_unique_for_key(*nonce), Aad::from(bound), &mut bytes)
+            .open_in_place(Nonce::assume_unique_for_key(*nonce), Aad::from(bound), rest)
             .map_err(|_| damaged())?
             .len();
-        bytes.truncate(plain);
-        Ok(bytes)
+        Ok(Bytes::from(sealed).slice(NONCE_LEN..NONCE_LEN + plain))
     }
 
     fn cipher(&self, name: &str) -> Result<LessSafeKey> {
+        let broken = |_| BackupError::refused("a key of the backup could not be derived");
+        UnboundKey::new(&AES_256_GCM, &self.derive(name)?[..]).map(LessSafeKey::new).map_err(broken)
+    }
+
+    fn derive(&self, name: &str) -> Result<Zeroizing<[u8; 32]>> {
         struct Bytes32;
         impl KeyType for Bytes32 {
             fn len(&self) -> usize {
                 32
             }
         }
-        let broken = |_| BackupError::refused("a key of the backup could not be derived");
         let mut key = Zeroizing::new([0; 32]);
         Salt::new(HKDF_SHA256, b"ward/backup/1")
             .extract(&self.key[..])
             .expand(&[name.as_bytes()], Bytes32)
             .and_then(|okm| okm.fill(&mut key[..]))
-            .map_err(broken)?;
-        UnboundKey::new(&AES_256_GCM, &key[..]).map(LessSafeKey::new).map_err(broken)
+            .map_err(|_| BackupError::refused("a key of the backup could not be derived"))?;
+        Ok(key)
     }
 }
 
 fn derived(vault: &Vault) -> Zeroizing<[u8; 32]> {
     Zeroizing::new(*vault.derive("backup/1"))
-}
-
-/// SHA-256 in lower-case hexadecimal.
-pub fn sha256(bytes: &[u8]) -> String {
-    base::hex::encode(aws_lc_rs::digest::digest(&SHA256, bytes).as_ref())
 }
 
 pub(crate) fn sha256_of(parts: &[&[u8]]) -> [u8; 32] {
@@ -126,15 +131,15 @@ mod tests {
         let entropy: Arc<dyn Entropy> = Arc::new(SeededEntropy::new(1));
         let clock: Arc<dyn Clock> = Arc::new(SystemClock);
         let root: Arc<dyn RootKeys> = Arc::new(MemoryRootKeys::new(entropy.clone()));
-        let table = MemoryKeyTable::new();
-        let table = Arc::new(table);
-        let vault = Vault::open(root.clone(), table.clone(), clock.clone(), entropy.clone()).await.unwrap();
-        let seal = Seal::of_node(&vault, &*table).await.unwrap();
-        let sealed = seal.seal("a", b"x", b"plain", &*entropy).unwrap();
+        let table = Arc::new(MemoryKeyTable::new());
+        let vault = Vault::open(root.clone(), table, clock.clone(), entropy.clone()).await.unwrap();
+        let seal = Seal::of_node(&vault).await.unwrap();
+        let sealed = seal.seal("a", b"x", b"plain", [7; 12]).unwrap();
         assert!(!sealed.windows(5).any(|w| w == b"plain"));
         let again = Seal::of_wrapped(seal.wrapped(), &root, &clock, &entropy).await.unwrap();
-        assert_eq!(again.open("a", b"x", &sealed).unwrap(), b"plain");
-        assert!(again.open("b", b"x", &sealed).is_err() && again.open("a", b"y", &sealed).is_err());
+        assert_eq!(&again.open("a", b"x", sealed.clone()).unwrap()[..], b"plain");
+        assert_eq!(again.name(b"plain").unwrap(), seal.name(b"plain").unwrap());
+        assert!(again.open("b", b"x", sealed.clone()).is_err() && again.open("a", b"y", sealed).is_err());
         let other: Arc<dyn RootKeys> = Arc::new(MemoryRootKeys::new(Arc::new(SeededEntropy::new(2))));
         assert!(Seal::of_wrapped(seal.wrapped(), &other, &clock, &entropy).await.is_err(), "another root");
     }

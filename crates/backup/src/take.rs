@@ -1,5 +1,5 @@
 //! Taking a backup: logs up to a durable frame, objects, configuration; then key slots, in a place of their own; each
-//! manifest last. Everything that is there already is known by its hash and not copied again. A backup that is cut
+//! manifest last. Everything that is there already is known by its name and not copied again. A backup that is cut
 //! short leaves pieces that the next one uses, and no manifest: it does not count.
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
@@ -11,14 +11,16 @@ use bytes::Bytes;
 use futures::TryStreamExt;
 use object_store::{ObjectStore, ObjectStoreExt};
 use serde::{Deserialize, Serialize};
+use store::SilverDigest;
 
 use crate::error::{BackupError, Result};
+use crate::keys;
 use crate::logs::{self, LogSource};
-use crate::manifest::{self, BackupId, Kind, LogCopy, Manifest, ObjectLists, Opener, SealedPiece, SilverDigest};
+use crate::manifest::{self, BackupId, Kind, Manifest, ObjectCopy, ObjectList, Opener};
+use crate::pieces::{Pieces, prune};
 use crate::progress::Progress;
-use crate::seal::{Seal, sha256};
+use crate::seal::Seal;
 use crate::target::Target;
-use crate::{keys, seal};
 
 /// The control log: governance facts, of which a restore always takes the newest.
 pub const CONTROL: &str = "control";
@@ -28,8 +30,6 @@ const OBJECTS: &str = "journal";
 const LISTS_MAX: usize = 32;
 /// Configuration files together.
 const CONFIG_BYTES_MAX: usize = 64 << 20;
-/// Data manifests kept: the newest holds every earlier entry, so old ones matter only when it is damaged.
-const DATA_MANIFESTS_KEPT: usize = 48;
 
 /// A node, as a backup sees it. Positions were taken before this was made.
 pub struct NodeSource {
@@ -50,11 +50,21 @@ pub struct NodeSource {
     pub entropy: Arc<dyn Entropy>,
 }
 
+/// Where keys go, apart from the data.
+pub struct KeysTo<'a> {
+    pub target: &'a Target,
+    /// The control log as it is when it is asked for: it must know what the keys know.
+    pub control_now: &'a (dyn Fn() -> Result<LogSource> + Send + Sync),
+    /// Keys backups to keep, at least one.
+    pub keep: usize,
+}
+
 /// What was done.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 pub struct Taken {
     pub id: BackupId,
     pub keys: Option<BackupId>,
+    /// What was durable by then is in it.
     pub taken: Timestamp,
     pub took_ms: i64,
     pub added_bytes: u64,
@@ -64,24 +74,16 @@ pub struct Taken {
     pub logs: Vec<(String, u64)>,
     pub objects: u64,
     pub slots: u64,
-    /// Keys backups that were removed, since enough newer ones are there.
-    pub keys_removed: usize,
+    /// Backups that were removed, since enough newer ones are there.
+    pub removed: usize,
 }
 
-/// One entry of an object list.
-#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
-pub(crate) struct ObjectCopy {
-    pub path: String,
-    pub bytes: u64,
-    pub sha256: String,
-}
-
-/// Takes a backup of data, and of the keys when they have a target.
+/// Takes a backup of data, and of the keys when they have a target. Of data the newest `keep` are kept.
 pub async fn take(
     source: &NodeSource,
     target: &Target,
-    keys_target: Option<(&Target, usize)>,
-    control_now: impl Fn() -> Result<LogSource>,
+    keep: usize,
+    keys_to: Option<KeysTo<'_>>,
     progress: &Progress,
 ) -> Result<Taken> {
     let begun = source.clock.now();
@@ -93,41 +95,36 @@ pub async fn take(
         taken: data.taken,
         took_ms: 0,
         added_bytes: data.added_bytes,
-        total_bytes: data.log_bytes() + data.objects.bytes,
-        newest: newest_entry(&data.logs),
+        total_bytes: data.bytes(),
+        newest: data.newest_entry(),
         logs: data.logs.iter().map(|log| (log.name.clone(), log.size)).collect(),
-        objects: data.objects.count,
+        objects: data.object_count(),
         slots: 0,
-        keys_removed: 0,
+        removed: prune(target, Kind::Data, keep, &opener).await?,
     };
-    if let Some((keys_target, keep)) = keys_target {
+    if let Some(keys_to) = keys_to {
         // After the data: keys newer than the data open all of it, older ones would not.
-        let (manifest, removed) = keys::take(source, keys_target, keep, &opener, control_now, progress).await?;
+        let manifest = keys::take(source, &keys_to, &opener, progress).await?;
         taken.slots = manifest.keys.as_ref().map_or(0, |keys| keys.slots);
         taken.added_bytes += manifest.added_bytes;
-        taken.keys_removed = removed;
+        taken.removed += prune(keys_to.target, Kind::Keys, keys_to.keep, &opener).await?;
         taken.keys = Some(manifest.id);
     }
     taken.took_ms = source.clock.now().ms() - begun.ms();
     Ok(taken)
 }
 
-/// When the newest entry of the journals came.
-pub(crate) fn newest_entry(logs: &[LogCopy]) -> Option<Timestamp> {
-    let journals = logs.iter().filter(|log| log.name.starts_with("journal-"));
-    journals.flat_map(|log| &log.segments).flat_map(|s| &s.extents).map(|e| e.newest_ms).max().map(Timestamp)
-}
-
 async fn take_data(source: &NodeSource, target: &Target, opener: &Opener, progress: &Progress) -> Result<Manifest> {
-    let before = manifest::newest(target, Kind::Data, opener).await?.map(|(manifest, _)| manifest);
-    let before = before.filter(|before| before.mesh == source.mesh);
-    let (logs, mut added) = copy_logs(&source.logs, before.as_ref(), target, progress).await?;
+    let before = newest_of(source, target, Kind::Data, opener).await?;
+    let pieces = source.pieces(target);
+    let (logs, mut added) = copy_logs(&source.logs, before.as_ref(), pieces, progress).await?;
     // Objects after positions: whatever an entry refers to was stored before it.
     progress.stage("objects");
-    let (objects, more) = copy_objects(source, before.as_ref().map(|b| &b.objects), target, progress).await?;
-    added += more;
+    let known = before.map(|before| before.objects).unwrap_or_default();
+    let (objects, more) = copy_objects(source, known, pieces, progress).await?;
     progress.stage("configuration");
-    let config = put_config(source, before.as_ref().map(|before| &before.config), target).await?;
+    let (config, last) = put_config(source, pieces).await?;
+    added += more + last;
     let manifest = Manifest {
         format: Manifest::FORMAT,
         kind: Kind::Data,
@@ -143,56 +140,69 @@ async fn take_data(source: &NodeSource, target: &Target, opener: &Opener, progre
         keys: None,
         added_bytes: added,
     };
-    progress.stage("manifest");
-    put_manifest(&manifest, &source.seal, target, &*source.entropy).await?;
-    forget_old(target).await?;
+    put_manifest(&manifest, pieces).await?;
     Ok(manifest)
 }
 
-/// The last step: from here on the backup counts.
-pub(crate) async fn put_manifest(
-    manifest: &Manifest,
-    seal: &Seal,
+impl NodeSource {
+    pub(crate) fn pieces<'a>(&'a self, target: &'a Target) -> Pieces<'a> {
+        Pieces { target, seal: &self.seal, entropy: &*self.entropy }
+    }
+}
+
+/// The newest backup of this mesh, to go on from.
+pub(crate) async fn newest_of(
+    source: &NodeSource,
     target: &Target,
-    entropy: &dyn Entropy,
-) -> Result<()> {
-    let bytes = manifest::encode(manifest, seal, entropy)?;
-    target.put(&manifest::path_of(manifest.kind, &manifest.id), Bytes::from(bytes)).await
+    kind: Kind,
+    opener: &Opener,
+) -> Result<Option<Manifest>> {
+    match manifest::newest(target, kind, opener).await? {
+        Some((before, _)) if before.mesh != source.mesh => Err(BackupError::refused(format!(
+            "`{}` holds backups of the mesh `{}`: give each mesh a target of its own",
+            target.name(),
+            before.mesh
+        ))),
+        found => Ok(found.map(|(before, _)| before)),
+    }
+}
+
+/// The last step: from here on the backup counts.
+pub(crate) async fn put_manifest(manifest: &Manifest, pieces: Pieces<'_>) -> Result<()> {
+    let bytes = manifest::encode(manifest, pieces.seal, pieces.entropy)?;
+    pieces.target.put(&manifest::path_of(manifest.kind, &manifest.id), Bytes::from(bytes)).await
 }
 
 pub(crate) async fn copy_logs(
     sources: &[LogSource],
     before: Option<&Manifest>,
-    target: &Target,
+    pieces: Pieces<'_>,
     progress: &Progress,
-) -> Result<(Vec<LogCopy>, u64)> {
+) -> Result<(Vec<manifest::LogCopy>, u64)> {
     let (mut copies, mut added) = (Vec::new(), 0);
     for source in sources {
         progress.stage(format!("log {}", source.name));
         let known = before.and_then(|before| before.log(&source.name));
-        let (copy, bytes) = logs::copy(source, known, target, progress).await?;
+        let (copy, bytes) = logs::copy(source, known, pieces, progress).await?;
         added += bytes;
         copies.push(copy);
     }
     Ok((copies, added))
 }
 
+/// Puts the objects that no list of `lists` holds, and a list of them.
 async fn copy_objects(
     source: &NodeSource,
-    before: Option<&ObjectLists>,
-    target: &Target,
+    mut lists: Vec<ObjectList>,
+    pieces: Pieces<'_>,
     progress: &Progress,
-) -> Result<(ObjectLists, u64)> {
-    let mut lists = before.map(|before| before.lists.clone()).unwrap_or_default();
+) -> Result<(Vec<ObjectList>, u64)> {
     let mut known: HashMap<String, ObjectCopy> = HashMap::new();
     for list in &lists {
-        for object in open_list(list, &source.seal, target).await? {
-            known.insert(object.path.clone(), object);
-        }
+        known.extend(pieces.objects(list).await?.into_iter().map(|object| (object.path.clone(), object)));
     }
     let there: Vec<_> = source.objects.list(Some(&object_store::path::Path::from(OBJECTS))).try_collect().await?;
-    let (mut fresh, mut added) = (Vec::new(), 0);
-    let mut present = BTreeSet::new();
+    let (mut fresh, mut added, mut present) = (Vec::new(), 0, BTreeSet::new());
     for object in there {
         let path = object.location.to_string();
         if known.get(&path).is_none_or(|known| known.bytes != object.size) {
@@ -203,88 +213,38 @@ async fn copy_objects(
                 Err(object_store::Error::NotFound { .. }) => continue,
                 Err(error) => return Err(error.into()),
             };
-            let copy = ObjectCopy { path: path.clone(), bytes: bytes.len() as u64, sha256: sha256(&bytes) };
-            if target.put_piece(&copy.sha256, bytes).await? {
-                added += copy.bytes;
-            }
+            let (length, (piece, more)) = (bytes.len() as u64, pieces.put(bytes).await?);
+            added += more;
             progress.add(object.size);
-            fresh.push(copy);
+            fresh.push(ObjectCopy { path: path.clone(), bytes: length, piece });
         }
         present.insert(path);
     }
     let gone = known.keys().any(|path| !present.contains(path));
     if gone || lists.len() >= LISTS_MAX {
         // Written anew: without what was erased, and as one.
-        fresh.extend(known.into_values());
-        fresh.retain(|object| present.contains(&object.path));
+        let replaced: BTreeSet<String> = fresh.iter().map(|object| object.path.clone()).collect();
+        fresh.extend(known.into_values().filter(|o| present.contains(&o.path) && !replaced.contains(&o.path)));
         lists.clear();
     }
-    fresh.sort();
-    fresh.dedup_by(|a, b| a.path == b.path);
-    let (mut count, mut bytes) = (0, 0);
     if !fresh.is_empty() {
+        fresh.sort();
         let plain = serde_json::to_vec(&fresh).unwrap_or_default();
-        lists.push(put_sealed("objects", &plain, fresh.len() as u64, source, target).await?);
+        let (piece, more) = pieces.put(Bytes::from(plain)).await?;
+        added += more;
+        let bytes = fresh.iter().map(|object| object.bytes).sum();
+        lists.push(ObjectList { piece, count: fresh.len() as u64, bytes });
     }
-    for list in &lists {
-        count += list.count;
-        bytes += open_list(list, &source.seal, target).await?.iter().map(|object| object.bytes).sum::<u64>();
-    }
-    Ok((ObjectLists { lists, count, bytes }, added))
+    Ok((lists, added))
 }
 
-pub(crate) async fn open_list(list: &SealedPiece, seal: &Seal, target: &Target) -> Result<Vec<ObjectCopy>> {
-    let plain = open_sealed(list, seal, target).await?;
-    serde_json::from_slice(&plain).map_err(|_| BackupError::damaged(list.name.as_str()))
-}
-
-/// The mesh folder's files, sealed; the same piece again while nothing changed.
-pub(crate) async fn put_config(
-    source: &NodeSource,
-    before: Option<&SealedPiece>,
-    target: &Target,
-) -> Result<SealedPiece> {
+/// The mesh folder's files as one piece; the same piece again while nothing changed.
+pub(crate) async fn put_config(source: &NodeSource, pieces: Pieces<'_>) -> Result<(String, u64)> {
     let total: usize = source.config.values().map(Vec::len).sum();
     if total > CONFIG_BYTES_MAX {
         return Err(BackupError::refused("the mesh folder's files are larger than 64 MiB: keep data out of them"));
     }
     let files: BTreeMap<&str, String> =
         source.config.iter().map(|(path, bytes)| (path.as_str(), base::hex::encode(bytes))).collect();
-    let plain = serde_json::to_vec(&files).unwrap_or_default();
-    let content = sha256(&plain);
-    if let Some(before) = before.filter(|before| before.content == content) {
-        return Ok(before.clone());
-    }
-    put_sealed("config", &plain, files.len() as u64, source, target).await
-}
-
-pub(crate) async fn put_sealed(
-    what: &str,
-    plain: &[u8],
-    count: u64,
-    source: &NodeSource,
-    target: &Target,
-) -> Result<SealedPiece> {
-    let mut random = [0; 16];
-    source.entropy.fill(&mut random);
-    let name = format!("{what}/{}", base::hex::encode(&random));
-    let sealed = source.seal.seal(&name, b"", plain, &*source.entropy)?;
-    let hash = sha256(&sealed);
-    target.put_piece(&hash, Bytes::from(sealed)).await?;
-    Ok(SealedPiece { name, sha256: hash, content: seal::sha256(plain), count })
-}
-
-pub(crate) async fn open_sealed(piece: &SealedPiece, seal: &Seal, target: &Target) -> Result<Vec<u8>> {
-    let sealed = target.get_piece(&piece.sha256).await?;
-    let plain = seal.open(&piece.name, b"", &sealed)?;
-    if sha256(&plain) == piece.content { Ok(plain) } else { Err(BackupError::damaged(piece.name.as_str())) }
-}
-
-/// Old data manifests go; the pieces that they share with newer ones stay.
-async fn forget_old(target: &Target) -> Result<()> {
-    let ids = manifest::ids(target, Kind::Data).await?;
-    for id in ids.iter().rev().skip(DATA_MANIFESTS_KEPT) {
-        target.delete(&manifest::path_of(Kind::Data, id)).await?;
-    }
-    Ok(())
+    pieces.put(Bytes::from(serde_json::to_vec(&files).unwrap_or_default())).await
 }

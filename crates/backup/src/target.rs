@@ -1,7 +1,6 @@
 //! Where backups lie: a folder (durable when a call returns) or an object store, behind one small type.
 //!
-//! Objects in a target are written once and never changed: pieces under the hash of their bytes, manifests under their
-//! own names. What they mean is `manifest`'s matter.
+//! Objects in a target are written once and never changed. What they mean is `manifest`'s and `pieces`' matter.
 
 use std::fs::{File, OpenOptions};
 use std::path::{Path as FsPath, PathBuf};
@@ -10,18 +9,21 @@ use std::sync::Arc;
 use bytes::Bytes;
 use futures::TryStreamExt;
 use object_store::path::Path;
-use object_store::{ObjectStore, ObjectStoreExt};
+use object_store::{ObjectStore, ObjectStoreExt, PutMode, PutOptions};
 
 use crate::error::{BackupError, Result};
-use crate::seal::sha256;
 
 /// A backup target, open to read or to write.
 pub struct Target {
     store: Arc<dyn ObjectStore>,
     name: String,
-    /// One writer of a folder at a time.
+    /// One writer at a time: of a folder by its lock file, which ends with the process;
     _lock: Option<File>,
+    /// of an object store by an object, which [`Target::release`] removes.
+    is_locked: bool,
 }
+
+const LOCK: &str = "lock";
 
 impl Target {
     /// Opens a target to read: `file:FOLDER`, a folder, or with the cargo feature `cloud` `s3:`, `az:`, `gs:`.
@@ -33,22 +35,47 @@ impl Target {
                     return Err(BackupError::refused(format!("`{url}` holds no backup")));
                 }
                 let store = object_store::local::LocalFileSystem::new_with_prefix(&objects)?;
-                Ok(Target { store: Arc::new(store), name: url.to_owned(), _lock: None })
+                Ok(Target::over(Arc::new(store), url))
             }
-            Place::Cloud => cloud(url),
+            Place::Cloud => Ok(Target::over(cloud(url)?, url)),
         }
     }
 
-    /// Opens a target to write; a folder is made when missing, closed to others, and locked.
-    pub fn writer(url: &str) -> Result<Target> {
+    /// Opens a target to write and locks it; a folder is made when missing and closed to others.
+    pub async fn writer(url: &str) -> Result<Target> {
         match place(url)? {
             Place::Folder(folder) => {
                 let lock = take_lock(&folder)?;
                 let store = store::objects::DurableLocal::open(&folder)?;
-                Ok(Target { store: Arc::new(store), name: url.to_owned(), _lock: Some(lock) })
+                Ok(Target { _lock: Some(lock), ..Target::over(Arc::new(store), url) })
             }
-            Place::Cloud => cloud(url),
+            Place::Cloud => Target::over(cloud(url)?, url).locked().await,
         }
+    }
+
+    fn over(store: Arc<dyn ObjectStore>, url: &str) -> Target {
+        Target { store, name: url.to_owned(), _lock: None, is_locked: false }
+    }
+
+    async fn locked(mut self) -> Result<Target> {
+        let text = format!("process {}", std::process::id());
+        let create = PutOptions { mode: PutMode::Create, ..PutOptions::default() };
+        match self.store.put_opts(&Path::from(LOCK), text.into(), create).await {
+            Ok(_) => self.is_locked = true,
+            Err(object_store::Error::AlreadyExists { .. }) => {
+                return Err(BackupError::refused(format!(
+                    "another backup is being written to `{0}`: wait for its end. If it died, delete the object `{LOCK}` in `{0}`",
+                    self.name
+                )));
+            }
+            Err(error) => return Err(error.into()),
+        }
+        Ok(self)
+    }
+
+    /// Gives the lock back.
+    pub async fn release(self) -> Result<()> {
+        if self.is_locked { self.delete(LOCK).await } else { Ok(()) }
     }
 
     pub fn name(&self) -> &str {
@@ -61,23 +88,13 @@ impl Target {
         Ok(())
     }
 
-    /// Puts bytes under their own hash. Bytes that are there already are not sent again. `true` when they were new.
-    pub async fn put_piece(&self, hash: &str, bytes: Bytes) -> Result<bool> {
-        let path = piece_path(hash);
-        match self.store.head(&Path::from(path.as_str())).await {
-            Ok(found) if found.size == bytes.len() as u64 => return Ok(false),
-            Ok(_) | Err(object_store::Error::NotFound { .. }) => {}
-            Err(error) => return Err(error.into()),
+    /// The size of an object; `None` when there is none.
+    pub async fn size_of(&self, path: &str) -> Result<Option<u64>> {
+        match self.store.head(&Path::from(path)).await {
+            Ok(found) => Ok(Some(found.size)),
+            Err(object_store::Error::NotFound { .. }) => Ok(None),
+            Err(error) => Err(error.into()),
         }
-        self.put(&path, bytes).await?;
-        Ok(true)
-    }
-
-    /// A piece, checked against its name.
-    pub async fn get_piece(&self, hash: &str) -> Result<Bytes> {
-        let path = piece_path(hash);
-        let bytes = self.get(&path).await?.ok_or_else(|| BackupError::damaged(path.as_str()))?;
-        if sha256(&bytes) == hash { Ok(bytes) } else { Err(BackupError::damaged(path)) }
     }
 
     /// `None` when there is no such object.
@@ -108,11 +125,6 @@ impl Target {
             Err(error) => Err(error.into()),
         }
     }
-}
-
-/// `pieces/AB/ABCD…`
-fn piece_path(hash: &str) -> String {
-    format!("pieces/{}/{hash}", hash.get(..2).unwrap_or("00"))
 }
 
 enum Place {
@@ -153,7 +165,7 @@ fn take_lock(folder: &FsPath) -> Result<File> {
         .mode(0o700)
         .create(folder)
         .map_err(BackupError::io("making the folder", folder))?;
-    let path = folder.join("lock");
+    let path = folder.join(LOCK);
     let file = OpenOptions::new()
         .write(true)
         .create(true)
@@ -171,7 +183,7 @@ fn take_lock(folder: &FsPath) -> Result<File> {
 }
 
 #[cfg(not(feature = "cloud"))]
-fn cloud(url: &str) -> Result<Target> {
+fn cloud(url: &str) -> Result<Arc<dyn ObjectStore>> {
     let scheme = url.split(':').next().unwrap_or_default();
     Err(BackupError::refused(format!(
         "this program was built without `{scheme}:` targets: build it with `--features cloud`, or use a folder"
@@ -180,7 +192,7 @@ fn cloud(url: &str) -> Result<Target> {
 
 /// Credentials come from the provider's own variables and files, as its tools read them.
 #[cfg(feature = "cloud")]
-fn cloud(url: &str) -> Result<Target> {
+fn cloud(url: &str) -> Result<Arc<dyn ObjectStore>> {
     use object_store::aws::AmazonS3Builder;
     use object_store::azure::MicrosoftAzureBuilder;
     use object_store::gcp::GoogleCloudStorageBuilder;
@@ -199,8 +211,7 @@ fn cloud(url: &str) -> Result<Target> {
             (Arc::new(GoogleCloudStorageBuilder::from_env().with_bucket_name(bucket).build()?), prefix)
         }
     };
-    let store = Arc::new(object_store::prefix::PrefixStore::new(store, prefix));
-    Ok(Target { store, name: url.to_owned(), _lock: None })
+    Ok(Arc::new(object_store::prefix::PrefixStore::new(store, prefix)))
 }
 
 #[cfg(feature = "cloud")]
@@ -214,29 +225,34 @@ mod tests {
     use super::*;
 
     #[tokio::test]
-    async fn a_folder_keeps_pieces_under_their_hash_and_notices_changes() {
+    async fn one_writer_at_a_time_and_readers_see_what_it_wrote() {
         let folder = tempfile::tempdir().unwrap();
         let url = format!("file:{}", folder.path().join("target").display());
         assert!(matches!(Target::reader(&url), Err(BackupError::Refused(_))), "nothing is there yet");
-        let target = Target::writer(&url).unwrap();
-        assert!(matches!(Target::writer(&url), Err(BackupError::Refused(_))), "one writer at a time");
-        let bytes = Bytes::from_static(b"ciphertext");
-        let hash = sha256(&bytes);
-        assert!(target.put_piece(&hash, bytes.clone()).await.unwrap());
-        assert!(!target.put_piece(&hash, bytes.clone()).await.unwrap(), "not twice");
+        let target = Target::writer(&url).await.unwrap();
+        assert!(matches!(Target::writer(&url).await, Err(BackupError::Refused(_))));
+        target.put("a/b", Bytes::from_static(b"sealed")).await.unwrap();
         let reader = Target::reader(&url).unwrap();
-        assert_eq!(reader.get_piece(&hash).await.unwrap(), bytes);
-        assert_eq!(reader.list("pieces").await.unwrap().len(), 1);
-        std::fs::write(folder.path().join("target/objects").join(piece_path(&hash)), b"ciphertexT").unwrap();
-        assert!(matches!(reader.get_piece(&hash).await, Err(BackupError::Damaged { .. })));
-        drop(target);
-        Target::writer(&url).unwrap();
+        assert_eq!(reader.get("a/b").await.unwrap().unwrap(), "sealed");
+        assert_eq!((reader.size_of("a/b").await.unwrap(), reader.size_of("a/c").await.unwrap()), (Some(6), None));
+        assert_eq!(reader.list("a").await.unwrap(), [("a/b".to_owned(), 6)]);
+        target.release().await.unwrap();
+        Target::writer(&url).await.unwrap();
     }
 
-    #[test]
-    fn other_kinds_of_targets_are_refused_with_what_to_do() {
+    #[tokio::test]
+    async fn an_object_store_is_locked_by_an_object() {
+        let store: Arc<dyn ObjectStore> = Arc::new(object_store::memory::InMemory::new());
+        let target = Target::over(store.clone(), "s3:bucket").locked().await.unwrap();
+        assert!(matches!(Target::over(store.clone(), "s3:bucket").locked().await, Err(BackupError::Refused(_))));
+        target.release().await.unwrap();
+        Target::over(store, "s3:bucket").locked().await.unwrap();
+    }
+
+    #[tokio::test]
+    async fn other_kinds_of_targets_are_refused_with_what_to_do() {
         for url in ["ftp:x", "http://host/x", "file:"] {
-            assert!(matches!(Target::writer(url), Err(BackupError::Refused(_))), "{url}");
+            assert!(matches!(Target::writer(url).await, Err(BackupError::Refused(_))), "{url}");
         }
     }
 }

@@ -107,6 +107,15 @@ pub fn parse(note: &str) -> Option<Checkpoint> {
     (size.to_string() == digits).then_some(Checkpoint { origin, size, root })
 }
 
+/// The checkpoint in a note that the key of this `vkey` signed.
+pub fn verify_by(note: &str, vkey: &str) -> Option<Checkpoint> {
+    // NAME+HASH+KEY, and the key in base64 may hold a `+` too.
+    let mut parts = vkey.trim().splitn(3, '+');
+    let (name, key) = (parts.next()?, parts.nth(1)?);
+    let key = STANDARD.decode(key).ok()?;
+    verify(note, name, key.get(1..)?.try_into().ok()?)
+}
+
 /// The checkpoint in a note that carries a valid signature by this key.
 pub fn verify(note: &str, name: &str, public_key: &[u8; 32]) -> Option<Checkpoint> {
     let (text, signatures) = split_note(note)?;

@@ -30,5 +30,5 @@ pub use index_key::INDEX_CLASS;
 pub use keys::SqlKeyTable;
 pub use silver::{
     Batch, Erased, Found, NewVersion, Outcome, Progress, REFINE, RETENTION_DEFAULT, Resource, Scanned, SearchPage,
-    Seen, SetAside, SetAsideEntry, Silver, SilverParts, Traced,
+    Seen, SetAside, SetAsideEntry, Silver, SilverDigest, SilverParts, Traced,
 };

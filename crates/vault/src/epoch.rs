@@ -30,6 +30,11 @@ impl Vault {
         self.empty_old_epochs().await
     }
 
+    /// The epochs whose keys exist, the last one current.
+    pub async fn living_epochs(&self) -> Result<Vec<Epoch>, VaultError> {
+        self.inner.root.epochs().await
+    }
+
     pub async fn current_epoch(&self) -> Epoch {
         *self.inner.epoch.read().await
     }

@@ -32,6 +32,11 @@ pub(crate) async fn node_secret(root: &dyn RootKeys, table: &dyn KeyTable, rando
 }
 
 impl Vault {
+    /// The node secret as it lies in the key table, wrapped by the root: for what only the root may open elsewhere.
+    pub async fn wrapped_node_secret(&self) -> Result<Vec<u8>, VaultError> {
+        self.inner.table.secret(NODE_SECRET, None).await?.ok_or(VaultError::NotInitialised)
+    }
+
     /// A key of this node for one use, the same after each restart: HKDF-SHA256 of the node secret (RFC 5869).
     pub fn derive(&self, label: &str) -> Key {
         derive(&self.inner.node_secret[..], b"ward/derive/1", label.as_bytes())

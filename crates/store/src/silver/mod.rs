@@ -5,6 +5,7 @@
 
 mod commit;
 mod erase;
+mod digest;
 mod follow;
 mod label;
 mod pack;
@@ -25,6 +26,7 @@ use tokio::sync::watch;
 use vault::{Holder, RetentionClass, Scope, Vault};
 
 pub use erase::Erased;
+pub use digest::SilverDigest;
 pub use follow::Progress;
 pub use search::{Found, SearchPage};
 pub use types::{Batch, NewVersion, Outcome, Resource, Scanned, Seen, SetAside, SetAsideEntry, Traced};
