@@ -9,6 +9,7 @@ mod downtime;
 pub(crate) mod keys;
 mod renderings;
 mod rights;
+pub mod maintenance;
 
 use std::sync::Arc;
 
@@ -51,6 +52,7 @@ pub fn router(doors: Arc<Doors>) -> Router {
         .merge(downtime::routes())
         .merge(keys::routes())
         .merge(renderings::router())
+        .merge(maintenance::router())
         // A file handed in is at most one message of the largest size.
         .layer(DefaultBodyLimit::max(message_max))
         .with_state(doors)
@@ -542,6 +544,7 @@ mod tests {
             include_str!("admin/rights.rs"),
             include_str!("admin/downtime.rs"),
             include_str!("admin/renderings.rs"),
+            include_str!("admin/maintenance.rs"),
             include_str!("sql.rs"),
             include_str!("health.rs"),
             include_str!("fhir/mod.rs"),

@@ -29,6 +29,7 @@ pub struct Doors {
     pub operator: Arc<dyn Operator>,
     pub downtime: Arc<dyn crate::DowntimeDesk>,
     pub keys: Arc<dyn crate::KeyDesk>,
+    pub maintenance: Arc<dyn crate::Maintenance>,
     pub audit: Arc<gate::AuditReader>,
     pub rights: comply::Rights,
     pub estate: Arc<dyn comply::Estate>,

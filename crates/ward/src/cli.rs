@@ -73,6 +73,16 @@ pub enum Command {
     /// The key epoch and the rotation of keys.
     #[command(subcommand)]
     Keys(crate::commands::keys::Keys),
+    /// Take a backup, while serving or stopped: data to one target, keys to another.
+    Backup(Backup),
+    /// Restore a mesh from its backups into an empty folder.
+    Restore(Restore),
+    /// Restore into a temporary folder, start it, check it, and report.
+    VerifyRestore(VerifyRestore),
+    /// Find and explain damage. Changes nothing.
+    Doctor,
+    /// Build what is derived anew, from logs and objects.
+    Rebuild(Rebuild),
     /// Measure this machine: figures with their conditions.
     Bench(Bench),
 }
@@ -274,6 +284,85 @@ pub enum Product {
         #[command(flatten)]
         who: As,
     },
+}
+
+#[derive(Debug, Args)]
+pub struct Backup {
+    /// A folder or `file:FOLDER`; `s3:`, `az:`, `gs:` with the cargo feature `cloud`.
+    pub target: String,
+    /// Where key slots go: another place, kept shortly. Without it none are copied.
+    #[arg(long, value_name = "TARGET")]
+    pub keys_to: Option<String>,
+    /// Backups of data to keep. The newest holds every entry; older ones matter when it is damaged.
+    #[arg(long, default_value_t = 48)]
+    pub keep: usize,
+    /// Backups of keys to keep. Few: what was destroyed must not live on in them.
+    #[arg(long, default_value_t = 2)]
+    pub keys_keep: usize,
+    /// Show what the target holds instead.
+    #[arg(long)]
+    pub list: bool,
+}
+
+#[derive(Debug, Args)]
+pub struct Restore {
+    /// Where the data was backed up to.
+    pub target: Option<String>,
+    /// Where the keys were backed up to.
+    #[arg(long, value_name = "TARGET")]
+    pub keys_from: Option<String>,
+    /// The new mesh folder: empty but for `keys/`.
+    #[arg(long, value_name = "FOLDER")]
+    pub into: Option<PathBuf>,
+    /// Restore journals as they were at a time (RFC 3339), or when a journal entry was appended (journal-DOMAIN/N).
+    #[arg(long, value_name = "TIME|POSITION")]
+    pub at: Option<String>,
+    /// Restore journals as this backup saw them.
+    #[arg(long, value_name = "ID", conflicts_with = "at")]
+    pub backup: Option<String>,
+    /// The root keys, as in `[keys] root`; by default those in the new folder, or of the mesh that -C names.
+    #[arg(long, value_name = "ROOT")]
+    pub root: Option<String>,
+    /// Accept that governance entries are lost, and say why: it goes on record. Alone, for a folder restored by hand.
+    #[arg(long, value_name = "REASON")]
+    pub accept_loss: Option<String>,
+}
+
+#[derive(Debug, Args)]
+pub struct VerifyRestore {
+    /// Where the data was backed up to.
+    pub target: String,
+    /// Where the keys were backed up to.
+    #[arg(long, value_name = "TARGET")]
+    pub keys_from: String,
+    /// Folder for the temporary copy, which holds a copy of the root keys while it lives; by default the system's.
+    #[arg(long, value_name = "FOLDER")]
+    pub scratch: Option<PathBuf>,
+    /// Folder for the report, as text and JSON.
+    #[arg(long, value_name = "FOLDER", default_value = ".")]
+    pub report: PathBuf,
+}
+
+#[derive(Debug, Args)]
+pub struct Rebuild {
+    #[arg(value_enum)]
+    pub what: Derived,
+    /// One domain; by default all.
+    pub domain: Option<DomainName>,
+}
+
+/// What is derived, and from what.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
+pub enum Derived {
+    /// Search indexes, from silver.
+    Index,
+    /// Merkle tiles and published checkpoints, from the logs' segments (node stopped).
+    Tiles,
+    /// Silver with its index, from the journals (node stopped).
+    Catalog,
+    /// Data products, from silver.
+    Products,
+    All,
 }
 
 #[derive(Debug, Args)]

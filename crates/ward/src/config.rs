@@ -454,6 +454,21 @@ impl Config {
         self.folder.join(&self.mesh.data)
     }
 
+    /// The folder of a log by its name; `audit-second` is the copy beside.
+    pub fn log_folder(&self, name: &str) -> PathBuf {
+        match (name, &self.mesh.audit.second) {
+            ("audit-second", Some(second)) => self.folder.join(second).join("audit"),
+            _ => self.data().join("logs").join(name),
+        }
+    }
+
+    /// Names of the node's logs.
+    pub fn log_names(&self) -> Vec<String> {
+        let journals = self.domains.keys().map(|domain| format!("journal-{domain}"));
+        let second = self.mesh.audit.second.iter().map(|_| "audit-second".to_owned());
+        journals.chain(["control".to_owned(), "audit".to_owned()]).chain(second).collect()
+    }
+
     pub fn socket(&self) -> PathBuf {
         self.data().join(&self.mesh.listen.socket)
     }

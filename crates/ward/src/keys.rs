@@ -1,13 +1,13 @@
 //! Keys of the node: the root from where the mesh says it is, the token signer, and TLS.
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use base::{Clock, Entropy};
+use base::{Clock, Entropy, SystemEntropy};
 use clinical::{Source, TlsMode};
 use gate::TokenIssuer;
 use net::DevCertificates;
-use vault::{FileRoot, FileRootKeys, KeyTable, PassphraseCost, RootSecret, Vault, VaultError};
+use vault::{FileRoot, FileRootKeys, KeyTable, PassphraseCost, RootKeys, RootSecret, Vault, VaultError};
 
 use crate::config::{Config, secret_from_environment};
 use crate::node::StartError;
@@ -54,20 +54,40 @@ pub async fn open_vault(
 
 /// Epoch keys lie beside the machine key, away from the data: a backup of the data never holds them.
 pub fn file_root(config: &Config) -> Result<FileRoot, StartError> {
+    root_of(&config.mesh.keys.root, &config.folder, config.data())
+}
+
+/// The root that a text like `[keys] root` names, relative to `folder`.
+pub fn root_of(text: &str, folder: &Path, data_folder: PathBuf) -> Result<FileRoot, StartError> {
     let doing = "reading [keys] root";
-    match config.mesh.keys.root.split_once(':') {
+    match text.split_once(':') {
         Some(("file", path)) => {
-            let path = config.folder.join(path);
+            let path = folder.join(path);
             let folder = path.parent().unwrap_or(Path::new(".")).to_owned();
-            Ok(FileRoot { folder, data_folder: config.data(), secret: RootSecret::MachineKey { path } })
+            Ok(FileRoot { folder, data_folder, secret: RootSecret::MachineKey { path } })
         }
         Some(("passphrase-env", name)) => {
             let passphrase = secret_from_environment(name)
                 .ok_or_else(|| failed(doing)(format!("the environment variable {name} is not set")))?;
             let secret = RootSecret::Passphrase { passphrase, cost: PassphraseCost::default() };
-            Ok(FileRoot { folder: config.folder.join("keys"), data_folder: config.data(), secret })
+            Ok(FileRoot { folder: folder.join("keys"), data_folder, secret })
         }
         _ => Err(failed(doing)("it is of no known kind".into())),
+    }
+}
+
+/// Root keys that are there already.
+pub fn open_root(root: &FileRoot) -> Result<Arc<dyn RootKeys>, StartError> {
+    let opened = FileRootKeys::open(root, Arc::new(SystemEntropy))
+        .map_err(|error| failed("opening the root keys")(error.to_string()))?;
+    Ok(Arc::new(opened))
+}
+
+/// The folder beside the data where root and epoch keys lie, and what must be known of the node from outside its data.
+pub fn outside_folder(config: &Config) -> PathBuf {
+    match config.mesh.keys.root.split_once(':') {
+        Some(("file", path)) => config.folder.join(path).parent().unwrap_or(&config.folder).to_owned(),
+        _ => config.folder.join("keys"),
     }
 }
 

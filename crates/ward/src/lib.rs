@@ -52,6 +52,11 @@ pub fn run(cli: Cli) -> ExitCode {
             Command::DowntimePack(pack) => commands::downtime::run(&cli, pack).await,
             Command::Keys(keys) => commands::keys::run(&cli, keys).await,
             Command::BreakGlass(step) => commands::break_glass::run(&cli, step).await,
+            Command::Backup(backup) => commands::backup::run(&cli, backup).await,
+            Command::Restore(restore) => commands::restore::run(&cli, restore).await,
+            Command::VerifyRestore(verify) => commands::verify_restore::run(&cli, verify).await,
+            Command::Doctor => commands::doctor::run(&cli).await,
+            Command::Rebuild(rebuild) => commands::rebuild::run(&cli, rebuild).await,
             Command::Bench(bench) => bench::run(&cli, bench).await,
         };
         match result {

@@ -6,6 +6,7 @@
 
 mod audit;
 mod backpressure;
+mod backup;
 mod carve;
 mod clients;
 mod harness;
@@ -13,6 +14,7 @@ mod ingest;
 mod law_1;
 mod law_10;
 mod law_12;
+mod law_11;
 mod law_2;
 mod law_3;
 mod law_4;
@@ -21,4 +23,5 @@ mod law_7;
 mod law_8;
 mod law_9;
 mod lost_keys;
+mod rebuild;
 mod spine;

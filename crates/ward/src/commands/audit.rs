@@ -146,10 +146,18 @@ fn verify(cli: &Cli) -> Result {
 
 /// What `ward-verify` says of one log.
 pub fn verify_log(folder: &Path, json: bool) -> Result<String> {
+    verify_against(folder, None, json)
+}
+
+/// The same against a checkpoint that was kept outside.
+pub fn verify_against(folder: &Path, checkpoint: Option<&Path>, json: bool) -> Result<String> {
     let program = std::env::current_exe()?.with_file_name("ward-verify");
     let key = std::fs::read_to_string(folder.join("vkey"))?;
     let mut command = std::process::Command::new(&program);
     command.arg(folder).arg("--key").arg(key.trim());
+    if let Some(checkpoint) = checkpoint {
+        command.arg("--checkpoint").arg(checkpoint);
+    }
     if json {
         command.arg("--json");
     }

@@ -3,17 +3,22 @@
 
 pub mod audit;
 pub mod break_glass;
+pub mod backup;
 pub mod check;
 pub mod client;
 pub mod data;
 pub mod downtime;
 pub mod erase;
+pub mod doctor;
 pub mod flow;
 pub mod ingest;
 pub mod init;
 pub mod keys;
-pub mod serve;
 pub mod ship;
+pub mod rebuild;
+pub mod restore;
+pub mod serve;
+pub mod verify_restore;
 
 use std::process::ExitCode;
 

@@ -11,7 +11,7 @@ use store::{Catalog, Facts, Silver, SilverParts, SqlKeyTable};
 use vault::{FileRootKeys, Vault};
 
 use super::audit::AuditTargets;
-use super::{StartError, while_};
+use super::{StartError, revived, while_};
 use crate::config::Config;
 
 /// Logs of a node by name, for proofs and checkpoints.
@@ -43,6 +43,16 @@ impl Foundation {
         clock: Arc<dyn Clock>,
         entropy: Arc<dyn Entropy>,
     ) -> Result<Foundation, StartError> {
+        Foundation::lay_accepting(config, clock, entropy, None).await
+    }
+
+    /// Like [`Foundation::lay`]; with a reason, a loss of governance facts is accepted and recorded (law 11).
+    pub async fn lay_accepting(
+        config: Config,
+        clock: Arc<dyn Clock>,
+        entropy: Arc<dyn Entropy>,
+        accepted: Option<&str>,
+    ) -> Result<Foundation, StartError> {
         let config = Arc::new(config);
         let limits = Arc::new(config.mesh.limits.clone());
         let data = config.data();
@@ -53,6 +63,7 @@ impl Foundation {
         let mut logs = open_logs(&config, &vault, &clock).await?;
         let facts =
             Facts::open(logs["control"].clone(), vault.clone()).map_err(while_("opening the governance facts"))?;
+        revived::Outside::of(&config).check(&vault, &facts, accepted).await?;
         let audit = AuditTargets::open(&config, &vault, &facts, &clock).await?;
         logs.extend(audit.logs());
         let url = config.mesh.catalog.url.clone().unwrap_or_else(|| sqlite(&data, "catalog.db"));
@@ -86,6 +97,15 @@ impl Foundation {
             silver,
             objects,
         })
+    }
+
+    /// Gives locks and files back.
+    pub async fn close(self) {
+        for log in self.logs.into_values() {
+            log.close().await;
+        }
+        self.audit.close().await;
+        self.catalog.close().await;
     }
 }
 

@@ -7,7 +7,9 @@ mod directory;
 mod estate;
 mod foundation;
 mod keys;
+mod maintenance;
 mod operator;
+pub(crate) mod revived;
 
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
@@ -26,10 +28,13 @@ use store::Catalog;
 use self::audit::AuditTargets;
 use self::foundation::Foundation;
 use self::keys::NodeKeys;
+use self::maintenance::Upkeep;
 use self::operator::NodeOperator;
+use self::revived::Outside;
 use crate::config::Config;
 
 pub(crate) use self::foundation::Foundation as Ground;
+pub(crate) use self::maintenance::{BackupTo, Report, Stock};
 
 /// Why the node could not start: what was being done, and why it failed.
 #[derive(Debug, thiserror::Error)]
@@ -52,6 +57,7 @@ pub struct Node {
     keys: Arc<NodeKeys>,
     refiners: Vec<Arc<Refiner>>,
     shippers: Vec<Arc<herald::ship::Shipper>>,
+    control: Log,
     logs: Vec<Log>,
     audit: AuditTargets,
     listeners: Listeners,
@@ -159,6 +165,8 @@ pub async fn build(config: Config, around: Surroundings) -> Result<Node, StartEr
         vault: ground.vault.clone(),
         life_ms: i64::from(ground.config.mesh.downtime.hours) * 3_600_000,
     });
+    let journals = domains.iter().map(|(name, parts)| (name.clone(), parts.intake.journal().clone())).collect();
+    let maintenance = Arc::new(Upkeep::new(&ground, &gate, &products, journals));
     let doors = Arc::new(Doors {
         gate: gate.clone(),
         silver: ground.silver,
@@ -172,6 +180,7 @@ pub async fn build(config: Config, around: Surroundings) -> Result<Node, StartEr
         downtime,
         keys: keys.clone(),
         audit: Arc::new(gate.audit_reader(follower).with_names(Arc::new(audit::Names(ground.config.clone())))),
+        maintenance,
         rights,
         estate,
         audit_records,
@@ -195,6 +204,7 @@ pub async fn build(config: Config, around: Surroundings) -> Result<Node, StartEr
         keys,
         refiners: refiners.into_values().collect(),
         shippers,
+        control: ground.logs["control"].clone(),
         logs: ground.logs.into_values().collect(),
         audit: ground.audit,
         listeners,
@@ -333,8 +343,21 @@ impl Node {
 
     /// Serves until `shutdown` resolves, then drains: no new work, open work finished, logs closed.
     pub async fn run_until(self, shutdown: impl Future<Output = ()>) {
-        let Node { config, doors, gate: _, keys, refiners, shippers, logs, audit, listeners, rounds, catalog, drain } =
-            self;
+        let Node {
+            config,
+            doors,
+            gate: _,
+            keys,
+            refiners,
+            shippers,
+            control,
+            logs,
+            audit,
+            listeners,
+            rounds,
+            catalog,
+            drain,
+        } = self;
         let limits = doors.limits.clone();
         let router = edge::router(doors.clone());
         let refining = Drain::new();
@@ -359,6 +382,8 @@ impl Node {
         drain.spawn(rounds.run(drain.clone()));
         drain.spawn(edge::serve(listeners.http, router.clone(), limits.clone(), drain.clone()));
         drain.spawn(serve_socket(listeners.socket, router, limits.clone(), drain.clone()));
+        let outside = Outside::of(&config);
+        drain.spawn(outside.clone().follow(control.clone(), drain.clone()));
         shutdown.await;
         tracing::info!("draining");
         // Doors first, refine after them: a FHIR write that is under way waits for its outcome.
@@ -372,6 +397,9 @@ impl Node {
             log.close().await;
         }
         catalog.close().await;
+        if let Err(error) = outside.keep(&control) {
+            tracing::error!(%error, "the control log's checkpoint could not be kept beside the root keys");
+        }
         let _ = std::fs::remove_file(config.socket());
     }
 }
