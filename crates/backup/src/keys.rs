@@ -88,7 +88,7 @@ fn copy_table(table: &Path, scratch: &Path) -> Result<(KeyCopy, Bytes)> {
 
 fn living_epochs(connection: &Connection) -> rusqlite::Result<Vec<(u64, u64)>> {
     let mut statement =
-        connection.prepare("SELECT epoch, COUNT(*) FROM scope WHERE destroyed = 0 GROUP BY epoch ORDER BY epoch")?;
+        connection.prepare("SELECT epoch, COUNT(*) FROM scope WHERE destroyed <> 1 GROUP BY epoch ORDER BY epoch")?;
     let rows = statement.query_map([], |row| Ok((row.get::<_, i64>(0)?, row.get::<_, i64>(1)?)))?;
     rows.map(|row| row.map(|(epoch, scopes)| (epoch.cast_unsigned(), scopes.cast_unsigned()))).collect()
 }

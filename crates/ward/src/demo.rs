@@ -3,6 +3,7 @@
 mod care;
 mod erasure;
 
+use std::ffi::OsStr;
 use std::path::Path;
 use std::time::Instant;
 
@@ -358,17 +359,16 @@ async fn drill(folder: &Path) -> Result {
     let safe = std::path::absolute(folder)?.join("backups");
     std::fs::create_dir_all(&safe)?;
     let (data, keys) = (safe.join("data"), safe.join("keys"));
-    let run = async |arguments: &[&std::ffi::OsStr]| -> Result<Value> {
-        let program = std::env::current_exe()?;
-        let output =
-            tokio::process::Command::new(program).arg("--json").arg("-C").arg(folder).args(arguments).output().await?;
-        let said = String::from_utf8_lossy(&output.stdout).into_owned();
-        let why = || Failure::said(format!("{said}{}", String::from_utf8_lossy(&output.stderr)));
-        if output.status.success() { serde_json::from_str(&said).map_err(|_| why()) } else { Err(why()) }
-    };
-    let taken = run(&["backup".as_ref(), data.as_ref(), "--keys-to".as_ref(), keys.as_ref()]).await?;
-    let arguments = ["verify-restore".as_ref(), data.as_ref(), "--keys-from".as_ref(), keys.as_ref()];
-    let report = run(&[&arguments[..], &["--report".as_ref(), safe.as_ref()]].concat()).await?;
+    let taken = command(folder, ["backup".as_ref(), data.as_os_str(), "--keys-to".as_ref(), keys.as_os_str()]).await?;
+    let arguments: [&OsStr; 6] = [
+        "verify-restore".as_ref(),
+        data.as_os_str(),
+        "--keys-from".as_ref(),
+        keys.as_os_str(),
+        "--report".as_ref(),
+        safe.as_os_str(),
+    ];
+    let report = command(folder, arguments).await?;
     let seconds = |ms: &Value| ms.as_f64().unwrap_or_default() / 1000.0;
     let checks = report["checks"].as_array().map_or(0, Vec::len);
     say(&format!(
@@ -378,6 +378,15 @@ async fn drill(folder: &Path) -> Result {
         seconds(&report["rto_ms"]),
     ));
     Ok(())
+}
+
+/// A command of this program on the demo's mesh; its JSON.
+async fn command<'a>(folder: &Path, arguments: impl IntoIterator<Item = &'a OsStr>) -> Result<Value> {
+    let mut command = tokio::process::Command::new(std::env::current_exe()?);
+    let output = command.arg("--json").arg("-C").arg(folder).args(arguments).output().await?;
+    let said = String::from_utf8_lossy(&output.stdout).into_owned();
+    let why = || Failure::said(format!("{said}{}", String::from_utf8_lossy(&output.stderr)));
+    if output.status.success() { serde_json::from_str(&said).map_err(|_| why()) } else { Err(why()) }
 }
 
 /// From a row of the product to the message it came from.

@@ -112,7 +112,10 @@ impl Teller {
             return;
         }
         (self.stage, self.percent) = (moment.stage.clone(), percent);
-        progress(&format!("  {} ({} of {})", moment.stage, size(moment.done_bytes), size(moment.total_bytes)));
+        match moment.total_bytes {
+            0 => progress(&format!("  {}", moment.stage)),
+            total => progress(&format!("  {} ({} of {})", moment.stage, size(moment.done_bytes), size(total))),
+        }
     }
 }
 

@@ -187,7 +187,7 @@ fn keys(path: &Path) -> Finding {
         let count = |sql: &str| connection.query_row(sql, [], |row| row.get::<_, i64>(0)).map(i64::cast_unsigned);
         Ok((
             count("SELECT COUNT(*) FROM slot")?,
-            count("SELECT COUNT(*) FROM scope WHERE destroyed = 0")?,
+            count("SELECT COUNT(*) FROM scope WHERE destroyed <> 1")?,
             count("SELECT COUNT(*) FROM slot WHERE NOT EXISTS (SELECT 1 FROM scope WHERE scope.id = slot.scope)")?,
         ))
     };

@@ -2,8 +2,8 @@
 //! errors on standard error in one sentence.
 
 pub mod audit;
-pub mod break_glass;
 pub mod backup;
+pub mod break_glass;
 pub mod check;
 pub mod client;
 pub mod data;

@@ -57,7 +57,7 @@ pub async fn run(cli: &Cli, rebuild: &Rebuild) -> Result {
     }
     for (part, figures) in done.as_object().into_iter().flatten() {
         for (name, figure) in figures.as_object().into_iter().flatten() {
-            say(&format!("{part} {name}: {figure}"));
+            say(&format!("{part} {name}: {}", figure.as_str().map_or_else(|| figure.to_string(), str::to_owned)));
         }
     }
     Ok(())
