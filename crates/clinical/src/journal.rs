@@ -16,7 +16,7 @@ use parking_lot::RwLock;
 use serde::{Deserialize, Serialize};
 use vault::{Kind, ObjectName, Slot, Vault};
 
-use crate::envelope::Envelope;
+use crate::envelope::{Content, Envelope};
 
 /// Bodies up to this size lie in the log itself.
 const INLINE_BYTES_MAX: usize = 1 << 20;
@@ -178,9 +178,15 @@ impl Journal {
         let Some(later) = self.successors.read().get(&index).copied() else {
             return Err(JournalError::Destroyed { index });
         };
+        // A journal that was restored to an earlier moment ends before its successor, or went on with something else.
+        if later >= self.log.size() {
+            return Err(JournalError::Destroyed { index });
+        }
         match self.open_at(later).await {
-            Ok(entry) => Ok(JournalEntry { index, appended, ..entry }),
-            Err(JournalError::Destroyed { .. }) => Err(JournalError::Destroyed { index }),
+            Ok(entry) if matches!(entry.envelope.content, Content::Redacted { of, .. } if of == index) => {
+                Ok(JournalEntry { index, appended, ..entry })
+            }
+            Ok(_) | Err(JournalError::Destroyed { .. }) => Err(JournalError::Destroyed { index }),
             Err(error) => Err(error),
         }
     }

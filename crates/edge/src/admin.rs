@@ -7,9 +7,10 @@ mod audit;
 mod break_glass;
 mod downtime;
 pub(crate) mod keys;
+pub mod maintenance;
 mod renderings;
 mod rights;
-pub mod maintenance;
+mod rights;
 
 use std::sync::Arc;
 

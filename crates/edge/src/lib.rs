@@ -18,8 +18,8 @@ use std::sync::Arc;
 use axum::Router;
 
 pub use admin::keys::{KeyDesk, Rotation};
-pub use admin::{AdminError, DowntimeDesk, Made, Packed, make_pack};
 pub use admin::maintenance::{Job, JobState, Maintenance};
+pub use admin::{AdminError, DowntimeDesk, Made, Packed, make_pack};
 pub use doors::{Call, DomainDoors, Doors, NodeInfo, Operator, OperatorError, TokenPurpose};
 pub use fhir::ShowMasked;
 pub use http::{Peer, serve, serve_io};

@@ -4,8 +4,8 @@
 //! is `clinical`'s and `fhir`'s matter; who may see it was decided by `gate` and is checked here, row by row.
 
 mod commit;
-mod erase;
 mod digest;
+mod erase;
 mod follow;
 mod label;
 mod pack;
@@ -25,8 +25,8 @@ use base::{Clock, DomainName, Entropy, Layer, Limits, LogName, Ordinal, Permit, 
 use tokio::sync::watch;
 use vault::{Holder, RetentionClass, Scope, Vault};
 
-pub use erase::Erased;
 pub use digest::SilverDigest;
+pub use erase::Erased;
 pub use follow::Progress;
 pub use search::{Found, SearchPage};
 pub use types::{Batch, NewVersion, Outcome, Resource, Scanned, Seen, SetAside, SetAsideEntry, Traced};

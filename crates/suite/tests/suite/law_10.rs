@@ -39,7 +39,7 @@ fn merge(control_id: &str, survivor: &str, loser: &str) -> Vec<u8> {
 }
 
 /// A transaction about both patients: a note of each.
-fn both(gone: &str, kept: &str) -> Value {
+pub fn both(gone: &str, kept: &str) -> Value {
     let entry = |patient: &str, url: &str, note: &str| {
         json!({
             "fullUrl": url,
@@ -227,7 +227,7 @@ async fn law_10_a_copy_from_before_opens_nothing_of_the_erased() {
 }
 
 /// From the request to the certificate.
-async fn erase(mesh: &Mesh, patient: &str) -> String {
+pub async fn erase(mesh: &Mesh, patient: &str) -> String {
     let (status, asked) = request(mesh, "privacy-osei", patient, "order").await;
     assert_eq!(status, 200, "{asked}");
     let path = format!("/admin/erasures/{}", asked["erasure"]);
