@@ -10,7 +10,6 @@ pub(crate) mod keys;
 pub mod maintenance;
 mod renderings;
 mod rights;
-mod rights;
 
 use std::sync::Arc;
 

@@ -10,7 +10,6 @@ pub mod data;
 pub mod doctor;
 pub mod downtime;
 pub mod erase;
-pub mod erase;
 pub mod flow;
 pub mod ingest;
 pub mod init;

@@ -97,9 +97,10 @@ pub async fn finish(maintenance: &dyn Maintenance, job: Job) -> Result<Value> {
     }
 }
 
-/// The same mesh without its feeds, on addresses of this machine that the system chooses.
+/// The same mesh without its feeds and shipping, on addresses of this machine that the system chooses.
 pub fn quiet(mut config: Config) -> Config {
     config.mesh.listen.http = SocketAddr::from(([127, 0, 0, 1], 0));
+    config.mesh.audit.ship.clear();
     for source in config.domains.values_mut().flat_map(|domain| &mut domain.sources) {
         source.listen = None;
     }
