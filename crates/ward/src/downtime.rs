@@ -157,7 +157,7 @@ pub struct Rounds {
     pub config: Downtime,
     pub mesh: PathBuf,
     pub doors: Arc<Doors>,
-    pub issuer: Arc<TokenIssuer>,
+    pub issuer: Arc<arc_swap::ArcSwap<TokenIssuer>>,
 }
 
 impl Rounds {
@@ -190,7 +190,7 @@ impl Rounds {
             ..Issue::new(id, Role::Node)
         };
         let doors = &self.doors;
-        let token = self.issuer.issue(&issue, doors.clock.now(), &*doors.entropy).map_err(failed)?;
+        let token = self.issuer.load().issue(&issue, doors.clock.now(), &*doors.entropy).map_err(failed)?;
         let caller = doors.gate.authenticate(Some(&token)).await.map_err(failed)?;
         let origin = Origin::new("downtime", None, None);
         let made = edge::make_pack(doors, &caller, &origin, &ward.domain, &ward.location).await;

@@ -153,7 +153,7 @@ pub async fn build(config: Config, around: Surroundings) -> Result<Node, StartEr
         root: ground.root.clone(),
         facts: ground.facts.clone(),
         gate: gate.clone(),
-        issuer,
+        issuer: issuer.clone(),
         clock: ground.clock.clone(),
         rotating: tokio::sync::Mutex::new(()),
         last: arc_swap::ArcSwap::from_pointee(None),
