@@ -307,7 +307,8 @@ async fn the_copy_is_noise(old: &Path, living: &Path, frames: &[Slot]) {
     // The test can fail: under the root of then everything opens.
     let then = vault_over(old, table(old).await).await;
     assert_eq!(opened(&then, &before).await, before.len());
-    assert!(gone.len() > 20 && opened(&then, frames).await == frames.len());
+    assert!(gone.len() >= 10, "{} slots are gone", gone.len());
+    assert_eq!(opened(&then, frames).await, frames.len());
     drop(then);
     // The old key table under the living root keys: nothing of anybody, its epochs are gone.
     let mixed = vault_over(living, table(old).await).await;
