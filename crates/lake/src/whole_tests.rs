@@ -173,7 +173,7 @@ impl Parts {
             resolved: vec![],
             outcomes: vec![],
             seen: vec![],
-            shared: vec![],
+            held: vec![],
             counts: vec![],
         };
         self.silver.commit(&permit, batch).await.unwrap();
