@@ -224,7 +224,8 @@ async fn an_old_backup_comes_back_under_the_newest_governance_and_keys() {
     let mut node = Node::new(3).await;
     node.append(&node.journal, 10).await;
     node.append(&node.control, 1).await;
-    (node.admit(1).await, node.admit(2).await);
+    node.admit(1).await;
+    node.admit(2).await;
     let old = node.take(9).await;
     // Since then: a patient is erased, a person leaves, and there are facts of it.
     let domain = DomainName::parse("ehr").unwrap();

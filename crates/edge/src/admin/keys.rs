@@ -52,7 +52,7 @@ async fn done(
     work: impl Future<Output = Result<Value, OperatorError>>,
 ) -> Answer {
     local_only(peer)?;
-    let call = doors.call("admin", peer, trace.clone(), headers).await?;
+    let call = doors.call("admin", peer, *trace, headers).await?;
     let permit = call.manage(doors, Action::Manage, &gate::governance(), "keys").await?;
     let held = Held::under(&permit, json_draft(&work.await?));
     let access = Access::of(&permit, Action::Manage, &call.origin).what(what).rows(1);

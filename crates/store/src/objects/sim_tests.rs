@@ -58,7 +58,7 @@ impl Run {
             }
             3 if moved.is_some() => (folder.copy(&from, &to, create), vec![(to, moved)]),
             4 if moved.is_some() && from != to => (folder.rename(&from, &to, create), vec![(from, None), (to, moved)]),
-            5 if moved.is_some() => (folder.remove(&[from.clone()]).remove(0), vec![(from, None)]),
+            5 if moved.is_some() => (folder.remove(std::slice::from_ref(&from)).remove(0), vec![(from, None)]),
             _ => return None,
         };
         match &result {
