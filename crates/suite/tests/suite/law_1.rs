@@ -150,7 +150,7 @@ async fn round(folder: &Path, files: &Path, round: usize, to: &Arc<Acknowledged>
     }
     senders.spawn(send_fhir(process.http, authority.clone(), feed, round, to.clone()));
     senders.spawn(read(process.http, authority, reader));
-    if round % 4 == 0 {
+    if round.is_multiple_of(4) {
         senders.spawn(send_files(folder.to_owned(), files.to_owned(), round, to.clone()));
     }
     if round % 4 == 2 {

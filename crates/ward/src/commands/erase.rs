@@ -262,7 +262,7 @@ pub async fn retention(cli: &Cli, retention: &Retention) -> Result {
                     text(&row["class"]),
                     row["year"].to_string(),
                     row["records"].to_string(),
-                    row["until"].to_string(),
+                    row["until"],
                     if row["due"] == true { ", may go" } else { "" },
                     row["held"]
                         .as_u64()

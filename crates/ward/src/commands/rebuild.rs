@@ -134,7 +134,7 @@ async fn tiles(config: Config, domain: Option<&DomainName>) -> Result<Value> {
         remove(&folder.join("tile"))?;
         let (note, vkey) = (folder.join("checkpoint"), folder.join("vkey"));
         let signed = std::fs::read_to_string(&note).ok().zip(std::fs::read_to_string(&vkey).ok());
-        if !signed.is_some_and(|(note, vkey)| ledger::note::verify_by(&note, &vkey).is_some()) {
+        if signed.is_none_or(|(note, vkey)| ledger::note::verify_by(&note, &vkey).is_none()) {
             remove(&note)?;
         }
     }
