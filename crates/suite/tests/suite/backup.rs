@@ -32,7 +32,9 @@ pub async fn json(folder: &Path, arguments: &[&str]) -> Value {
 
 /// A command of `ward` that must fail; what it says.
 pub async fn refused(folder: &Path, arguments: &[&str]) -> String {
-    let output = ward(folder, arguments).await;
+    // A node that serves after all would not come back.
+    let output = tokio::time::timeout(std::time::Duration::from_secs(60), ward(folder, arguments)).await;
+    let output = output.unwrap_or_else(|_| panic!("ward {arguments:?} was not refused"));
     assert!(!output.status.success(), "ward {arguments:?}: {}", String::from_utf8_lossy(&output.stdout));
     String::from_utf8_lossy(&output.stderr).into_owned()
 }
