@@ -108,12 +108,13 @@ async fn journals_come_back_as_of_a_position_and_damage_in_a_backup_is_found() {
     assert_eq!(patients(&process).await.len(), 10);
     process.stop().await;
 
-    // One byte of any piece: the drill says so and leaves nothing behind.
-    let piece = walk(&safe.path().join("data/objects/pieces")).pop().expect("pieces");
-    let mut bytes = std::fs::read(&piece).expect("a piece");
-    let middle = bytes.len() / 2;
-    bytes[middle] ^= 1;
-    std::fs::write(&piece, bytes).expect("a piece");
+    // A byte of each piece: the drill says so and leaves nothing behind.
+    for piece in walk(&safe.path().join("data/objects/pieces")) {
+        let mut bytes = std::fs::read(&piece).expect("a piece");
+        let middle = bytes.len() / 2;
+        bytes[middle] ^= 1;
+        std::fs::write(&piece, bytes).expect("a piece");
+    }
     let report = place(safe.path(), "");
     let said = refused(
         folder.path(),
