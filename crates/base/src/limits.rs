@@ -10,8 +10,12 @@ pub struct Limits {
     pub hl7_message_bytes_max: usize,
     /// Segments in one HL7 v2 message.
     pub hl7_segments_max: usize,
-    /// MLLP connections at once, over all listeners.
+    /// MLLP connections at once, per listener; a source can set a smaller number of its own.
     pub mllp_connections_max: usize,
+    /// Messages of one connection whose answers wait for refine; above it nothing more is read from the connection.
+    pub mllp_unanswered_max: usize,
+    /// How long an answer waits for refine before it says that the message is stored and not yet applied.
+    pub hl7_applied_timeout_ms: u64,
     /// A connection that sends nothing this long is closed.
     pub mllp_idle_timeout_ms: u64,
     /// A message must be complete this long after its first byte.
@@ -66,6 +70,8 @@ impl Default for Limits {
             hl7_message_bytes_max: 16 << 20,
             hl7_segments_max: 50_000,
             mllp_connections_max: 2_000,
+            mllp_unanswered_max: 256,
+            hl7_applied_timeout_ms: 30_000,
             mllp_idle_timeout_ms: 3_600_000,
             mllp_message_timeout_ms: 30_000,
             fhir_body_bytes_max: 64 << 20,

@@ -135,6 +135,10 @@ impl Intake {
         &self.journal
     }
 
+    pub fn silver(&self) -> &Silver {
+        &self.silver
+    }
+
     /// Durable when this returns. The order of one caller's inputs is kept.
     ///
     /// Runs as a task of its own: a client that goes away in the middle must not leave an entry in the journal whose

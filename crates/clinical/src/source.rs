@@ -25,12 +25,33 @@ pub struct Source {
     /// For `tls = "mutual"`: the authorities whose client certificates are accepted, relative to the mesh folder.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub client_authorities: Option<PathBuf>,
+    /// For `tls = "mutual"`: who of those may send as this source, `dns:NAME` (a name in the certificate) or
+    /// `sha256:HEX` (the certificate itself). Empty: whoever the authorities vouch for.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub senders: Vec<net::PeerName>,
+    /// When a message is acknowledged in original mode. In enhanced mode the accept answer always comes from the
+    /// journal and the application answer always from refine.
+    #[serde(default, skip_serializing_if = "is_default")]
+    pub ack_on: AckOn,
+    /// Types that may come, `ADT` or `ADT^A01`. Empty: every type.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub accepts: Vec<String>,
+    /// Connections at once.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub connections_max: Option<usize>,
+    /// Messages in a second, over all connections; a faster sender is slowed down, never refused.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub messages_per_second_max: Option<u32>,
     /// Offset of the sender's clock, for timestamps that name none: `-05:00`.
     #[serde(default = "utc")]
     pub utc_offset: String,
     /// Assigning authority (CX-4.1 or its universal id) to the system URI of its identifiers.
     #[serde(default)]
     pub assigners: BTreeMap<String, String>,
+}
+
+fn is_default<T: Default + PartialEq>(value: &T) -> bool {
+    *value == T::default()
 }
 
 fn utc() -> String {
@@ -42,6 +63,16 @@ fn utc() -> String {
 pub enum SourceKind {
     Hl7v2,
     Fhir,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum AckOn {
+    /// As soon as the message is durable.
+    #[default]
+    Journal,
+    /// When refine has applied it; the answer names what was set aside.
+    Refined,
 }
 
 /// HL7 table 0103.

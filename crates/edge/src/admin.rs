@@ -475,7 +475,11 @@ async fn ingest(
     let ask = gate::Ask::new(Action::Ingest, name, Layer::Bronze, &origin).kind(receiver.source().name.as_str());
     let permit = doors.gate.permit::<base::Write>(&caller, ask).await?;
     let reply = receiver.receive(&permit, Door::File, trace, body).await;
-    let text = reply.ack.map(|ack| String::from_utf8_lossy(&ack).replace('\r', "\n"));
+    let ack = match (reply.ack, reply.later) {
+        (None, Some(later)) => later.await,
+        (ack, _) => ack,
+    };
+    let text = ack.map(|ack| String::from_utf8_lossy(&ack).replace('\r', "\n"));
     Ok(Outgoing::no_data(json_draft(&json!({
         "code": reply.code.code(),
         "index": reply.accepted.map(|accepted| accepted.index),

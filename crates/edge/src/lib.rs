@@ -24,7 +24,7 @@ pub use doors::{Call, DomainDoors, Doors, NodeInfo, Operator, OperatorError, Tok
 pub use fhir::ShowMasked;
 pub use http::{Peer, serve, serve_io};
 pub use metrics::Metrics;
-pub use mllp::MllpDoor;
+pub use mllp::{MllpDoor, Pace};
 pub use outgoing::{Draft, Outgoing};
 
 /// All HTTP doors of a node.

@@ -51,6 +51,7 @@ pub struct Metrics {
     hl7: Mutex<BTreeMap<(String, String, &'static str), u64>>,
     pub mllp_connections: AtomicU64,
     pub mllp_framing_errors: AtomicU64,
+    pub mllp_unknown_senders: AtomicU64,
     pub audit_refusals: AtomicU64,
 }
 
@@ -95,6 +96,7 @@ impl Metrics {
         for (name, value) in [
             ("ward_mllp_connections", &self.mllp_connections),
             ("ward_mllp_framing_errors_total", &self.mllp_framing_errors),
+            ("ward_mllp_unknown_senders_total", &self.mllp_unknown_senders),
             ("ward_audit_refusals_total", &self.audit_refusals),
         ] {
             let _ = writeln!(out, "{name} {}", value.load(Ordering::Relaxed));

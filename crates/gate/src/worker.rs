@@ -56,6 +56,18 @@ impl Gate {
         domain: &DomainName,
         layer: Layer,
     ) -> Result<Permit<R>, Refusal> {
+        let purpose = if layer == Governance { Purpose::SystemAdministration } else { Purpose::Operations };
+        self.node_permit_for(worker, domain, layer, purpose)
+    }
+
+    /// As [`Gate::node_permit`], for what leaves the node: the purpose for which its receiver gets it.
+    pub fn node_permit_for<R: Right>(
+        &self,
+        worker: &'static str,
+        domain: &DomainName,
+        layer: Layer,
+        purpose: Purpose,
+    ) -> Result<Permit<R>, Refusal> {
         let unknown =
             || Refusal::new(RefusalKind::Forbidden, "this worker has no such right; see gate::worker's table");
         let (_, rights) = WORKERS.iter().find(|(name, _)| *name == worker).ok_or_else(unknown)?;
@@ -66,7 +78,7 @@ impl Gate {
         let grant = Grant {
             decision: self.next_decision(),
             principal,
-            purpose: if layer == Governance { Purpose::SystemAdministration } else { Purpose::Operations },
+            purpose,
             domain: domain.clone(),
             layer,
             kinds: Vec::new(),

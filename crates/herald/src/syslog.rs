@@ -12,10 +12,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use gate::Outcome;
-use rustls::pki_types::ServerName;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
-use tokio::net::TcpStream;
-use tokio_rustls::TlsConnector;
 
 use crate::{Event, Format, Place};
 
@@ -96,16 +93,8 @@ pub struct Receiver {
 
 #[derive(Debug, thiserror::Error)]
 pub enum SendError {
-    #[error("the receiver's name is no host name and no address")]
-    Name,
-    #[error(
-        "the receiver's address is outside the private networks, and `internal = true` allows none such: name an agreement"
-    )]
-    Outside,
-    #[error("the receiver cannot be reached: {0}")]
-    Connect(io::Error),
-    #[error("the TLS handshake failed: {0}")]
-    Handshake(io::Error),
+    #[error("the receiver: {0}")]
+    Connect(#[from] net::ConnectError),
     #[error("the connection broke before the receiver had confirmed: {0}")]
     Broken(io::Error),
     #[error("the receiver took too long")]
@@ -121,10 +110,8 @@ pub enum SendError {
 impl Receiver {
     /// Sends one batch of frames. When this returns `Ok`, the receiver has read all of it.
     pub async fn send(&self, frames: &[u8]) -> Result<(), SendError> {
-        let name = ServerName::try_from(self.host.clone()).map_err(|_| SendError::Name)?;
-        let socket = self.timely(self.connect()).await??;
-        let connector = TlsConnector::from(self.tls.clone());
-        let mut stream = self.timely(connector.connect(name, socket)).await?.map_err(SendError::Handshake)?;
+        let connecting = net::connect(&self.host, self.port, Some(self.tls.clone()), self.internal_only);
+        let mut stream = self.timely(connecting).await??;
         let sent = async {
             stream.write_all(frames).await?;
             // close_notify, and the end of what we send.
@@ -136,20 +123,6 @@ impl Receiver {
 
     async fn timely<T>(&self, step: impl Future<Output = T>) -> Result<T, SendError> {
         tokio::time::timeout(self.timeout, step).await.map_err(|_| SendError::Timeout)
-    }
-
-    async fn connect(&self) -> Result<TcpStream, SendError> {
-        let mut failed = io::Error::from(io::ErrorKind::NotFound);
-        for address in tokio::net::lookup_host((self.host.as_str(), self.port)).await.map_err(SendError::Connect)? {
-            if self.internal_only && !is_internal(address.ip()) {
-                return Err(SendError::Outside);
-            }
-            match TcpStream::connect(address).await {
-                Ok(socket) => return Ok(socket),
-                Err(error) => failed = error,
-            }
-        }
-        Err(SendError::Connect(failed))
     }
 
     async fn confirmed(&self, stream: &mut (impl tokio::io::AsyncRead + Unpin)) -> Result<(), SendError> {
@@ -164,17 +137,5 @@ impl Receiver {
             },
             Err(error) => Err(SendError::Broken(error)),
         }
-    }
-}
-
-/// This machine or a private network (RFC 1918, 4193, 3927, 4291).
-pub fn is_internal(ip: std::net::IpAddr) -> bool {
-    use std::net::IpAddr;
-    match ip {
-        IpAddr::V4(ip) => ip.is_loopback() || ip.is_private() || ip.is_link_local(),
-        IpAddr::V6(ip) => match ip.to_ipv4_mapped() {
-            Some(ip) => is_internal(IpAddr::V4(ip)),
-            None => ip.is_loopback() || ip.is_unique_local() || ip.is_unicast_link_local(),
-        },
     }
 }

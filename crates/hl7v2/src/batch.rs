@@ -1,9 +1,10 @@
 //! Files and batches (FHS, BHS, BTS, FTS; v2.8.2 §2.10.3) split into messages. The pieces, joined, are the input.
 
-use base::Limits;
+use base::{Limits, Timestamp};
 
 use crate::delimiters::Delimiters;
 use crate::error::{Malformed, code357};
+use crate::time::format_utc;
 
 /// What a piece of the input is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -73,6 +74,72 @@ impl<'a> Batch<'a> {
             self.pieces.push(Piece { kind, bytes });
         }
     }
+}
+
+/// The answer to a file or batch (v2.8.2 §2.10.3): its envelope turned round, an acknowledgement in the place of each
+/// message. `answer` is asked once per message, in order; where it gives none, none stands there.
+pub fn answer<'a>(
+    batch: &Batch<'a>,
+    control_id: &str,
+    now: Timestamp,
+    mut answer: impl FnMut(&'a [u8]) -> Option<Vec<u8>>,
+) -> Vec<u8> {
+    let (mut out, mut messages, mut batches) = (Vec::new(), 0_u64, 0_u64);
+    for piece in &batch.pieces {
+        match Header::at(piece.bytes) {
+            Some(Header::Message) | None => {
+                if let Some(ack) = answer(piece.bytes) {
+                    out.extend(ack);
+                    messages += 1;
+                }
+            }
+            Some(Header::File) => out.extend(turned_round(piece.bytes, "FHS", control_id, now)),
+            Some(Header::Batch) => {
+                messages = 0;
+                batches += 1;
+                out.extend(turned_round(piece.bytes, "BHS", control_id, now));
+            }
+            Some(Header::BatchEnd) => out.extend(trailer(piece.bytes, messages)),
+            Some(Header::FileEnd) => out.extend(trailer(piece.bytes, batches)),
+        }
+    }
+    out
+}
+
+/// Sender and receiver change places; the control id is referred to (BHS-12, FHS-12). Bytes, not text: what is copied
+/// is in the sender's character set.
+fn turned_round(header: &[u8], id: &str, control_id: &str, now: Timestamp) -> Vec<u8> {
+    let line = header.split(|b| matches!(b, b'\r' | b'\n')).next().unwrap_or_default();
+    let separator = line.get(3).copied().unwrap_or(b'|');
+    let fields: Vec<&[u8]> = line.split(|b| *b == separator).collect();
+    // BHS-1 is the separator itself, so that field n stands at n - 1.
+    let field = |n: usize| fields.get(n - 1).copied().unwrap_or_default();
+    let time = format_utc(now);
+    let turned: [&[u8]; 12] = [
+        id.as_bytes(),
+        field(2),
+        field(5),
+        field(6),
+        field(3),
+        field(4),
+        time.as_bytes(),
+        b"",
+        b"",
+        b"",
+        control_id.as_bytes(),
+        field(11),
+    ];
+    let mut out = turned.join(&separator);
+    out.push(b'\r');
+    out
+}
+
+fn trailer(line: &[u8], count: u64) -> Vec<u8> {
+    let separator = line.get(3).copied().filter(u8::is_ascii_punctuation).unwrap_or(b'|');
+    let mut out = line[..3].to_vec();
+    out.push(separator);
+    out.extend(format!("{count}\r").into_bytes());
+    out
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -150,6 +217,30 @@ fn count(line: &[u8], delimiters: &Delimiters) -> Option<u64> {
 mod tests {
     use super::*;
     use proptest::prelude::*;
+
+    #[test]
+    fn an_answer_mirrors_the_file() {
+        let text = "FHS|^~\\&|A|B|C|D|||||F1\rBHS|^~\\&|A|B|C|D|||||B1\rMSH|^~\\&|1\rMSH|^~\\&|2\rBTS|2\rBHS|^~\\&|A|B|C|D|||||B2\r\
+                    MSH|^~\\&|3\rBTS|1\rFTS|2\r";
+        let mut n = 0;
+        let answered = answer(&cut(text), "W7", Timestamp(1_795_570_643_123), |message| {
+            n += 1;
+            assert!(message.starts_with(b"MSH"));
+            (n != 2).then(|| format!("MSA|AA|{n}\r").into_bytes())
+        });
+        expect_test::expect![[r"
+            FHS|^~\&|C|D|A|B|20261125013723.123+0000||||W7|F1
+            BHS|^~\&|C|D|A|B|20261125013723.123+0000||||W7|B1
+            MSA|AA|1
+            BTS|1
+            BHS|^~\&|C|D|A|B|20261125013723.123+0000||||W7|B2
+            MSA|AA|3
+            BTS|1
+            FTS|2
+        "]]
+        .assert_eq(&String::from_utf8(answered).unwrap().replace('\r', "\n"));
+        assert_eq!(answer(&cut("BHS$%\rMSH$%\rBTS$1\r"), "W", Timestamp(0), |_| None).len(), 40);
+    }
 
     fn cut(text: &str) -> Batch<'_> {
         split(text.as_bytes(), &Limits::default()).unwrap()

@@ -15,6 +15,7 @@ mod structure;
 
 pub mod ack;
 pub mod batch;
+pub mod edit;
 pub mod mllp;
 pub mod time;
 

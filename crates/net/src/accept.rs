@@ -76,11 +76,11 @@ impl Connection {
 /// A plain or TLS stream.
 pub enum Stream {
     Plain(TcpStream),
-    Tls(Box<tokio_rustls::server::TlsStream<TcpStream>>),
+    Tls(Box<tokio_rustls::TlsStream<TcpStream>>),
 }
 
 impl Stream {
-    /// The certificate the client showed, in DER.
+    /// The certificate the other side showed, in DER.
     pub fn peer_certificate(&self) -> Option<&[u8]> {
         match self {
             Stream::Plain(_) => None,
@@ -143,7 +143,7 @@ impl Listener {
                 let stream = match tls {
                     None => Stream::Plain(socket),
                     Some(acceptor) => match tokio::time::timeout(timeout, acceptor.accept(socket)).await {
-                        Ok(Ok(stream)) => Stream::Tls(Box::new(stream)),
+                        Ok(Ok(stream)) => Stream::Tls(Box::new(stream.into())),
                         Ok(Err(_)) | Err(_) => {
                             tracing::debug!(%peer, "a TLS handshake failed");
                             return;

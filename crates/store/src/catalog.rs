@@ -29,8 +29,19 @@ impl Catalog {
     }
 }
 
-const MIGRATIONS: &[Migration] =
-    &[Migration { version: 1, statements: FIRST }, Migration { version: 2, statements: HELD_ENTRIES }];
+const MIGRATIONS: &[Migration] = &[
+    Migration { version: 1, statements: FIRST },
+    Migration { version: 2, statements: HELD_ENTRIES },
+    Migration { version: 3, statements: ROUTES },
+];
+
+/// What routes could not deliver; and whom an entry is about, asked by its position.
+const ROUTES: &[&str] = &[
+    "CREATE TABLE dead_letter (domain TEXT NOT NULL, route TEXT NOT NULL, position BIGINT NOT NULL, at BIGINT NOT NULL,
+        code TEXT NOT NULL, reason TEXT NOT NULL, resolved BIGINT NOT NULL, PRIMARY KEY (domain, route, position))
+        {rowless}",
+    "CREATE INDEX held_entry_position ON held_entry (domain, position)",
+];
 
 /// Who holds the keys of journal entries that no lineage tells of: ordinal 0 for those held by nobody alone, where an
 /// erasure looks for one patient among several; else a patient whom the entry named and did not change.

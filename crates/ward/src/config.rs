@@ -239,6 +239,13 @@ pub fn end_of_day(text: &str) -> Option<Timestamp> {
         .then(|| Timestamp((base::time::days_from_civil(year, month, day) + 1) * 86_400_000 - 1))
 }
 
+/// `ADT` or `ADT^A01`.
+fn is_message_type(word: &str) -> bool {
+    let parts: Vec<&str> = word.split('^').collect();
+    let is_word = |text: &&str| text.len() == 3 && text.bytes().all(|b| b.is_ascii_uppercase() || b.is_ascii_digit());
+    parts.len() <= 2 && parts.iter().all(is_word)
+}
+
 struct Reader {
     folder: PathBuf,
     findings: Vec<Finding>,
@@ -398,6 +405,27 @@ impl Config {
                         &path,
                         &format!("source `{}` wants client certificates but names no authority", source.name),
                         "add client_authorities = \"PATH\"",
+                    );
+                }
+                if !source.senders.is_empty() && source.tls != TlsMode::Mutual {
+                    reader.find(
+                        &path,
+                        &format!("source `{}` names senders but asks for no certificate", source.name),
+                        "set tls = \"mutual\", or remove `senders`",
+                    );
+                }
+                if source.connections_max == Some(0) || source.messages_per_second_max == Some(0) {
+                    reader.find(
+                        &path,
+                        &format!("source `{}` may have no connection or no message at all", source.name),
+                        "write a number above 0",
+                    );
+                }
+                if let Some(word) = source.accepts.iter().find(|word| !is_message_type(word)) {
+                    reader.find(
+                        &path,
+                        &format!("`accepts` of source `{}`: `{word}` is no message type", source.name),
+                        "write it as ADT or ADT^A01",
                     );
                 }
                 if hl7v2::time::Offset::parse(&source.utc_offset).is_err() {

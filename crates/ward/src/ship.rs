@@ -13,7 +13,7 @@ use base::{Clock, Layer, Read};
 use gate::{Access, AuditRecords, Gate, Span};
 use herald::Format;
 use herald::ship::{Batch, Marks, Parts, Records, Shipper};
-use herald::syslog::{Confirm, Receiver, is_internal};
+use herald::syslog::{Confirm, Receiver};
 use policy::Action;
 use serde::{Deserialize, Serialize};
 
@@ -96,7 +96,7 @@ impl Ship {
                 "sends audit records to a receiver that no agreement covers".into(),
                 "name the business associate agreement: agreement = \"ID\"; or, if the hospital runs it, internal = true",
             ),
-            (None, true) if host.parse().is_ok_and(|ip: IpAddr| !is_internal(ip)) => {
+            (None, true) if host.parse().is_ok_and(|ip: IpAddr| !net::is_internal(ip)) => {
                 find("says `internal`, and its address is public".into(), "name an agreement instead");
             }
             (None, true) => {}

@@ -47,7 +47,17 @@ impl MllpClient {
 
     /// The acknowledgement's bytes.
     pub async fn send(&mut self, message: &[u8]) -> Result<Vec<u8>, WireError> {
-        self.stream.write_all(&hl7v2::mllp::frame(message)).await?;
+        self.write(&hl7v2::mllp::frame(message)).await?;
+        self.read().await
+    }
+
+    /// Bytes as they are, framed or not.
+    pub async fn write(&mut self, bytes: &[u8]) -> Result<(), WireError> {
+        Ok(self.stream.write_all(bytes).await?)
+    }
+
+    /// The next message that comes.
+    pub async fn read(&mut self) -> Result<Vec<u8>, WireError> {
         loop {
             if let Some(ack) = self.decoder.next_frame()? {
                 return Ok(ack);

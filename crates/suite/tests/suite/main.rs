@@ -24,6 +24,7 @@ mod law_7;
 mod law_8;
 mod law_9;
 mod lost_keys;
+mod mllp;
 mod rebuild;
 mod renderings;
 mod spine;

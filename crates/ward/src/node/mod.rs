@@ -19,7 +19,7 @@ use std::time::Duration;
 
 use base::{Clock, DomainName, Entropy, Layer, PermitMint, Read};
 use clinical::{FhirWrites, Hl7Receiver, Intake, Journal, PatientMap, Refiner, SourceKind, Space};
-use edge::{DomainDoors, Doors, MllpDoor, NodeInfo};
+use edge::{DomainDoors, Doors, MllpDoor, NodeInfo, Pace};
 use gate::{AuditLog, Gate, GateParts, Targets, TokenIssuer};
 use ledger::Log;
 use net::{Drain, Listener};
@@ -314,7 +314,8 @@ async fn bind(
         let source = receiver.source();
         let Some(address) = source.listen else { continue };
         let tls = crate::keys::source_tls(config, source)?;
-        let listener = Listener::bind(address, tls, limits.mllp_connections_max, handshake)
+        let connections_max = source.connections_max.unwrap_or(limits.mllp_connections_max);
+        let listener = Listener::bind(address, tls, connections_max, handshake)
             .await
             .map_err(while_(format!("listening on {address} for source {}", source.name)))?;
         let door = MllpDoor {
@@ -324,6 +325,7 @@ async fn bind(
             clock: clock.clone(),
             entropy: entropy.clone(),
             metrics: metrics.clone(),
+            pace: Pace::new(source.messages_per_second_max),
         };
         mllp.push((listener, door));
     }
