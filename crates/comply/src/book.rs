@@ -6,7 +6,7 @@ use base::{DomainName, LogicalId, Ordinal, PrincipalId, Timestamp};
 use serde::{Deserialize, Serialize};
 
 /// Facts of this crate have kinds of these prefixes.
-pub const PREFIXES: [&str; 3] = ["disposal-", "erasure-", "hold-"];
+pub const PREFIXES: [&str; 4] = ["accounting-", "disposal-", "erasure-", "hold-"];
 /// Approvals that an erasure or a disposal needs, by different people, none of them the requester.
 pub const APPROVERS: usize = 2;
 
@@ -69,10 +69,53 @@ pub struct Hold {
     pub by: PrincipalId,
 }
 
+/// Who may ask that the right to an accounting is suspended: 45 CFR 164.528(a)(2)(i).
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Authority {
+    /// §164.512(d).
+    HealthOversight,
+    /// §164.512(f).
+    LawEnforcement,
+}
+
+/// How the agency said that an accounting would impede it. On an oral statement the suspension ends after thirty days
+/// (§164.528(a)(2)(ii)).
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Statement {
+    Written,
+    Oral,
+}
+
+/// For a time a patient's accountings leave out what was disclosed to an agency.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Suspension {
+    pub subject: Subject,
+    /// As disclosures name their recipient.
+    pub agency: String,
+    pub authority: Authority,
+    pub statement: Statement,
+    /// Who made the statement, and where it is kept.
+    pub official: String,
+    /// Exclusive.
+    pub until: Timestamp,
+    pub by: PrincipalId,
+}
+
 /// What a fact says.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(tag = "event", rename_all = "kebab-case")]
 pub enum Event {
+    AccountingSuspended {
+        suspension: Suspension,
+    },
+    /// Before its time.
+    AccountingResumed {
+        suspension: u64,
+        reason: String,
+        by: PrincipalId,
+    },
     HoldPlaced {
         hold: Hold,
     },
@@ -157,6 +200,8 @@ impl Event {
     /// The kind of its fact, in the clear.
     pub fn kind(&self) -> &'static str {
         match self {
+            Event::AccountingSuspended { .. } => "accounting-suspended",
+            Event::AccountingResumed { .. } => "accounting-resumed",
             Event::HoldPlaced { .. } => "hold-placed",
             Event::HoldLifted { .. } => "hold-lifted",
             Event::ErasureRequested { .. } => "erasure-requested",
@@ -273,17 +318,32 @@ pub enum Against {
 /// Everything that stands.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Book {
+    /// By number; those that are over stay, the accounting of the time asks no more for them.
+    pub suspensions: BTreeMap<u64, Suspension>,
     pub holds: BTreeMap<u64, Hold>,
     pub erasures: BTreeMap<u64, Erasure>,
     pub disposals: BTreeMap<u64, Disposal>,
 }
 
 impl Book {
+    /// Agencies for which the right to an accounting is suspended now.
+    pub fn suspended(&self, domain: &DomainName, patient: Ordinal, now: Timestamp) -> Vec<String> {
+        let is_about = |subject: &Subject| subject.domain == *domain && subject.ordinal == patient;
+        let standing = self.suspensions.values().filter(|it| is_about(&it.subject) && now < it.until);
+        standing.map(|suspension| suspension.agency.clone()).collect()
+    }
+
     /// Takes in a fact. One that does not fit what stands changes nothing.
     pub fn apply(&mut self, position: u64, at: Timestamp, event: Event) {
         let what = event.kind();
         let step = |by: Option<PrincipalId>| Step { position, at, what, by };
         match event {
+            Event::AccountingSuspended { suspension } => drop(self.suspensions.insert(position, suspension)),
+            Event::AccountingResumed { suspension, .. } => {
+                if let Some(suspension) = self.suspensions.get_mut(&suspension) {
+                    suspension.until = suspension.until.min(at);
+                }
+            }
             Event::HoldPlaced { hold } => drop(self.holds.insert(position, hold)),
             Event::HoldLifted { hold, .. } => drop(self.holds.remove(&hold)),
             Event::ErasureRequested { subject, ground, reason, by, disposal } => {

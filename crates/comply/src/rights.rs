@@ -4,16 +4,22 @@
 use std::collections::BTreeSet;
 use std::sync::Arc;
 
-use base::{Clock, DomainName, LogicalId, PrincipalId};
+use base::{Clock, DomainName, LogicalId, PrincipalId, Timestamp};
 use parking_lot::RwLock;
 use store::{FactError, Facts};
 use tokio::sync::{Mutex, Notify};
 
-use crate::book::{APPROVERS, Against, Book, Erasure, Event, Ground, Hold, HoldKind, PREFIXES, State, Subject};
+use crate::book::{
+    APPROVERS, Against, Authority, Book, Erasure, Event, Ground, Hold, HoldKind, PREFIXES, State, Statement, Subject,
+    Suspension,
+};
 use crate::estate::{Estate, PortError, Record, Records};
 use crate::retention::years_of;
 
 const REASON_BYTES_MAX: usize = 1_000;
+const NAME_BYTES_MAX: usize = 200;
+/// 45 CFR 164.528(a)(2)(ii)(C): thirty days.
+const ORAL_MS_MAX: i64 = 30 * 86_400_000;
 /// Holds that stand, and cases that are not finished.
 const OPEN_MAX: usize = 100_000;
 
@@ -32,6 +38,18 @@ pub enum RightsError {
     Estate(#[from] PortError),
     #[error(transparent)]
     Facts(#[from] FactError),
+}
+
+/// What an agency asks for: see [`Suspension`].
+#[derive(Debug, Clone)]
+pub struct Suspending {
+    pub domain: DomainName,
+    pub patient: LogicalId,
+    pub agency: String,
+    pub authority: Authority,
+    pub statement: Statement,
+    pub official: String,
+    pub until: Timestamp,
 }
 
 /// Cheap to clone.
@@ -140,6 +158,56 @@ impl Rights {
         }
         let hold = Hold { domain: domain.clone(), patient, kind, reason, by: by.clone() };
         self.append(&Event::HoldPlaced { hold }, &[]).await
+    }
+
+    /// Suspends the right to an accounting, at an agency's statement; its number.
+    pub async fn suspend_accounting(
+        &self,
+        records: &dyn Records,
+        asked: Suspending,
+        by: &PrincipalId,
+    ) -> Result<u64, RightsError> {
+        let Suspending { domain, patient, agency, authority, statement, official, until } = asked;
+        if agency.trim().is_empty() || agency.len() > NAME_BYTES_MAX || agency.chars().any(char::is_control) {
+            return Err(RightsError::Invalid(
+                "name the agency as disclosures name their recipient, in at most 200 bytes",
+            ));
+        }
+        if official.trim().is_empty() || official.len() > REASON_BYTES_MAX {
+            return Err(RightsError::Invalid("name the official who made the statement, and where it is kept"));
+        }
+        let now = self.0.clock.now();
+        if until <= now {
+            return Err(RightsError::Invalid("the suspension is over before it begins: give a later day"));
+        }
+        if statement == Statement::Oral && until > now.plus_ms(ORAL_MS_MAX) {
+            return Err(RightsError::Invalid(
+                "on an oral statement the right is suspended for thirty days at most: ask for a written one",
+            ));
+        }
+        let (subject, _) = subject(records, &domain, &patient).await?;
+        let _turn = self.0.turn.lock().await;
+        if self.look(|book| book.suspensions.len()) >= OPEN_MAX {
+            return Err(RightsError::Refused("so many suspensions are on record already"));
+        }
+        let suspension = Suspension { subject, agency, authority, statement, official, until, by: by.clone() };
+        self.append(&Event::AccountingSuspended { suspension }, &[]).await
+    }
+
+    /// Ends a suspension before its time.
+    pub async fn resume_accounting(
+        &self,
+        suspension: u64,
+        reason: String,
+        by: &PrincipalId,
+    ) -> Result<(), RightsError> {
+        check_reason(&reason)?;
+        let _turn = self.0.turn.lock().await;
+        let now = self.0.clock.now();
+        if !self.look(|book| book.suspensions.get(&suspension).is_some_and(|it| now < it.until)) {
+            return Err(RightsError::NotFound("suspension that stands"));
+        }
+        self.append(&Event::AccountingResumed { suspension, reason, by: by.clone() }, &[]).await.map(drop)
     }
 
     pub async fn lift_hold(&self, hold: u64, reason: String, by: &PrincipalId) -> Result<(), RightsError> {

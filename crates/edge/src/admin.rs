@@ -14,8 +14,9 @@ mod rights;
 use std::sync::Arc;
 
 use axum::body::Bytes;
-use axum::extract::{DefaultBodyLimit, Path, Query, State};
-use axum::http::{HeaderMap, StatusCode, header};
+use axum::extract::{DefaultBodyLimit, FromRequestParts, Path, Query, State};
+use axum::http::request::Parts;
+use axum::http::{StatusCode, header};
 use axum::response::{IntoResponse, Response};
 use axum::routing::{get, post};
 use axum::{Extension, Router};
@@ -125,18 +126,52 @@ fn json_draft(value: &impl Serialize) -> Draft {
 }
 
 /// What the mesh's own metadata needs: a permit, a record, a release, like any other answer.
-async fn released(
+async fn released<R>(
     doors: &Doors,
     call: &Call,
-    permit: &Permit<Read>,
+    permit: &Permit<R>,
     action: Action,
-    what: &str,
+    what: impl Into<String>,
     value: &impl Serialize,
 ) -> Answer {
     let held = Held::under(permit, json_draft(value));
-    let access = Access::of(permit, action, &call.origin).what(what).rows(1);
-    let release = doors.gate.release(&call.caller, access).await?;
+    release(doors, call, held, Access::of(permit, action, &call.origin).what(what).rows(1)).await
+}
+
+/// The record of this very answer, and then the answer.
+async fn release(doors: &Doors, call: &Call, held: Held<Draft>, access: Access) -> Answer {
+    opened(held, doors.gate.release(&call.caller, access).await?)
+}
+
+fn opened(held: Held<Draft>, release: gate::Release) -> Answer {
     Outgoing::data(held, release).map_err(|error| AdminError::broken("the answer could not be released", error))
+}
+
+/// A call of this API, authenticated.
+struct Admin(Call);
+
+impl FromRequestParts<Arc<Doors>> for Admin {
+    type Rejection = AdminError;
+
+    async fn from_request_parts(parts: &mut Parts, doors: &Arc<Doors>) -> Result<Self, AdminError> {
+        let missing = || AdminError::broken("the request cannot be taken", "no peer or trace");
+        let peer = parts.extensions.get::<Peer>().ok_or_else(missing)?;
+        let trace = parts.extensions.get::<TraceContext>().ok_or_else(missing)?;
+        Ok(Admin(doors.call("admin", peer, *trace, &parts.headers).await?))
+    }
+}
+
+/// The same over the node's own socket, and no other way.
+struct Local(Call);
+
+impl FromRequestParts<Arc<Doors>> for Local {
+    type Rejection = AdminError;
+
+    async fn from_request_parts(parts: &mut Parts, doors: &Arc<Doors>) -> Result<Self, AdminError> {
+        local_only(parts.extensions.get::<Peer>())?;
+        let Admin(call) = Admin::from_request_parts(parts, doors).await?;
+        Ok(Local(call))
+    }
 }
 
 fn domain<'a>(doors: &'a Doors, name: &str) -> Result<&'a DomainName, AdminError> {
@@ -162,13 +197,7 @@ impl Call {
     }
 }
 
-async fn status(
-    State(doors): State<Arc<Doors>>,
-    Extension(peer): Extension<Peer>,
-    Extension(trace): Extension<TraceContext>,
-    headers: HeaderMap,
-) -> Answer {
-    let call = doors.call("admin", &peer, trace, &headers).await?;
+async fn status(State(doors): State<Arc<Doors>>, Admin(call): Admin) -> Answer {
     let permit = call.metadata(&doors, &gate::governance(), "source").await?;
     let mut domains = Vec::new();
     for (name, parts) in &doors.domains {
@@ -210,11 +239,8 @@ async fn status(
 async fn trace_entry(
     State(doors): State<Arc<Doors>>,
     Path((name, index)): Path<(String, u64)>,
-    Extension(peer): Extension<Peer>,
-    Extension(trace): Extension<TraceContext>,
-    headers: HeaderMap,
+    Admin(call): Admin,
 ) -> Answer {
-    let call = doors.call("admin", &peer, trace, &headers).await?;
     let name = domain(&doors, &name)?;
     let permit = call.metadata(&doors, name, "journal").await?;
     let journal = doors.domains[name].intake.journal();
@@ -274,11 +300,8 @@ async fn trace_entry(
 async fn lineage(
     State(doors): State<Arc<Doors>>,
     Path((name, rtype, id)): Path<(String, String, String)>,
-    Extension(peer): Extension<Peer>,
-    Extension(trace): Extension<TraceContext>,
-    headers: HeaderMap,
+    Admin(call): Admin,
 ) -> Answer {
-    let call = doors.call("admin", &peer, trace, &headers).await?;
     let name = domain(&doors, &name)?;
     let permit = call.metadata(&doors, name, "lineage").await?;
     let id = LogicalId::parse(&id).map_err(|_| AdminError::not_found("resource"))?;
@@ -325,11 +348,8 @@ async fn set_aside(
     State(doors): State<Arc<Doors>>,
     Path(name): Path<String>,
     Query(query): Query<SetAsideQuery>,
-    Extension(peer): Extension<Peer>,
-    Extension(trace): Extension<TraceContext>,
-    headers: HeaderMap,
+    Admin(call): Admin,
 ) -> Answer {
-    let call = doors.call("admin", &peer, trace, &headers).await?;
     let name = domain(&doors, &name)?;
     let permit = call.metadata(&doors, name, "set-aside").await?;
     let max = query.max.unwrap_or(200).min(10_000);
@@ -342,11 +362,8 @@ async fn set_aside(
 async fn replay(
     State(doors): State<Arc<Doors>>,
     Path((name, index)): Path<(String, u64)>,
-    Extension(peer): Extension<Peer>,
-    Extension(trace): Extension<TraceContext>,
-    headers: HeaderMap,
+    Admin(call): Admin,
 ) -> Answer {
-    let call = doors.call("admin", &peer, trace, &headers).await?;
     let name = domain(&doors, &name)?;
     let permit = call.manage(&doors, Action::Replay, name, "set-aside").await?;
     let before = doors.silver.open_set_aside(name, index).await?.len();
@@ -375,20 +392,10 @@ async fn replay(
     let _ = applied.wait_for(|upto| *upto > accepted.index).await.is_ok();
     let after = doors.silver.open_set_aside(name, index).await?.len();
     let value = json!({ "replayed": format!("{}/{index}", intake.journal().log().name()), "resolved": before - after, "left": after });
-    let held = Held::under(&permit, json_draft(&value));
-    let access = Access::of(&permit, Action::Replay, &call.origin).what("replay").rows(1);
-    let release = doors.gate.release(&call.caller, access).await?;
-    Outgoing::data(held, release).map_err(|error| AdminError::broken("the answer could not be released", error))
+    released(&doors, &call, &permit, Action::Replay, "replay", &value).await
 }
 
-async fn rebuild_index(
-    State(doors): State<Arc<Doors>>,
-    Path(name): Path<String>,
-    Extension(peer): Extension<Peer>,
-    Extension(trace): Extension<TraceContext>,
-    headers: HeaderMap,
-) -> Answer {
-    let call = doors.call("admin", &peer, trace, &headers).await?;
+async fn rebuild_index(State(doors): State<Arc<Doors>>, Path(name): Path<String>, Admin(call): Admin) -> Answer {
     let name = domain(&doors, &name)?;
     let permit = call.manage(&doors, Action::Manage, name, "index").await?;
     let resources = doors
@@ -396,10 +403,15 @@ async fn rebuild_index(
         .rebuild_index(name)
         .await
         .map_err(|error| AdminError::broken("the index could not be rebuilt", error))?;
-    let held = Held::under(&permit, json_draft(&json!({ "domain": name, "resources": resources })));
-    let access = Access::of(&permit, Action::Manage, &call.origin).what("index rebuild").rows(1);
-    let release = doors.gate.release(&call.caller, access).await?;
-    Outgoing::data(held, release).map_err(|error| AdminError::broken("the answer could not be released", error))
+    released(
+        &doors,
+        &call,
+        &permit,
+        Action::Manage,
+        "index rebuild",
+        &json!({ "domain": name, "resources": resources }),
+    )
+    .await
 }
 
 #[derive(Deserialize)]
@@ -413,26 +425,16 @@ struct TokenRequest {
     minutes: i64,
 }
 
-fn local_only(peer: &Peer) -> Result<(), AdminError> {
+fn local_only(peer: Option<&Peer>) -> Result<(), AdminError> {
     match peer {
-        Peer::Local => Ok(()),
-        Peer::Network(_) => {
-            Err(AdminError(StatusCode::FORBIDDEN, "this is open over the node's own socket only".to_owned()))
-        }
+        Some(Peer::Local) => Ok(()),
+        _ => Err(AdminError(StatusCode::FORBIDDEN, "this is open over the node's own socket only".to_owned())),
     }
 }
 
-async fn token(
-    State(doors): State<Arc<Doors>>,
-    Extension(peer): Extension<Peer>,
-    Extension(trace): Extension<TraceContext>,
-    headers: HeaderMap,
-    body: Bytes,
-) -> Answer {
-    local_only(&peer)?;
-    let call = doors.call("admin", &peer, trace, &headers).await?;
-    let request: TokenRequest = serde_json::from_slice(&body)
-        .map_err(|error| AdminError(StatusCode::BAD_REQUEST, format!("the request is malformed: {error}")))?;
+async fn token(State(doors): State<Arc<Doors>>, Local(call): Local, body: Bytes) -> Answer {
+    let request: TokenRequest =
+        break_glass::body_of(&body, r#"{"principal", "purpose" or "without_purpose", "minutes"}"#)?;
     let purpose = match (&request.purpose, request.without_purpose) {
         (Some(code), false) => TokenPurpose::Of(
             Purpose::parse(code)
@@ -449,11 +451,8 @@ async fn token(
         .operator
         .token(&request.principal, purpose, request.minutes)
         .map_err(|error| AdminError(StatusCode::BAD_REQUEST, error.to_string()))?;
-    let held = Held::under(&permit, json_draft(&json!({ "token": token })));
     let what = format!("token for {}", request.principal);
-    let access = Access::of(&permit, Action::MintToken, &call.origin).what(what).rows(1);
-    let release = doors.gate.release(&call.caller, access).await?;
-    Outgoing::data(held, release).map_err(|error| AdminError::broken("the answer could not be released", error))
+    released(&doors, &call, &permit, Action::MintToken, what, &json!({ "token": token })).await
 }
 
 /// One HL7 v2 message from a file, as its source would have sent it. The answer is the acknowledgement.
@@ -464,7 +463,7 @@ async fn ingest(
     Extension(trace): Extension<TraceContext>,
     body: Bytes,
 ) -> Answer {
-    local_only(&peer)?;
+    local_only(Some(&peer))?;
     let (name, parts) = doors.domain(&name).ok_or_else(|| AdminError::not_found("domain"))?;
     let receiver = SourceName::parse(&source)
         .ok()
@@ -488,13 +487,7 @@ async fn ingest(
     }))))
 }
 
-async fn products(
-    State(doors): State<Arc<Doors>>,
-    Extension(peer): Extension<Peer>,
-    Extension(trace): Extension<TraceContext>,
-    headers: HeaderMap,
-) -> Answer {
-    let call = doors.call("admin", &peer, trace, &headers).await?;
+async fn products(State(doors): State<Arc<Doors>>, Admin(call): Admin) -> Answer {
     let permit = call.metadata(&doors, &gate::governance(), "product").await?;
     let list = crate::sql::product_list(&doors).await;
     released(&doors, &call, &permit, Action::MetadataRead, "products", &json!({ "products": list })).await
@@ -503,11 +496,8 @@ async fn products(
 async fn build(
     State(doors): State<Arc<Doors>>,
     Path((name, product)): Path<(String, String)>,
-    Extension(peer): Extension<Peer>,
-    Extension(trace): Extension<TraceContext>,
-    headers: HeaderMap,
+    Admin(call): Admin,
 ) -> Answer {
-    let call = doors.call("admin", &peer, trace, &headers).await?;
     let name = domain(&doors, &name)?;
     Ok(crate::sql::build_product(&doors, &call, name, &product).await?)
 }

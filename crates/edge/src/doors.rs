@@ -16,6 +16,9 @@ use crate::fhir::ShowMasked;
 use crate::http::Peer;
 use crate::metrics::Metrics;
 
+/// Of `X-Disclosed-To`; what is longer is cut.
+const RECIPIENT_CHARS_MAX: usize = 200;
+
 /// The parts of a node that its doors open to the world.
 pub struct Doors {
     pub gate: Gate,
@@ -59,11 +62,11 @@ pub struct NodeInfo {
 }
 
 impl NodeInfo {
-    /// This node, as renderings of its audit log name it.
-    pub fn place(&self) -> herald::Place {
+    /// This node, as renderings of a log of its audit targets name it.
+    pub fn place(&self, log: &str) -> herald::Place {
         herald::Place {
             mesh: self.mesh.clone(),
-            log: format!("{}/audit", self.mesh),
+            log: log.to_owned(),
             base_url: self.base_url.clone(),
             version: self.version,
         }
@@ -125,6 +128,12 @@ impl Call {
     }
 }
 
+/// A name that can stand in an accounting.
+fn recipient(name: &str) -> Option<String> {
+    let name: String = name.trim().chars().take(RECIPIENT_CHARS_MAX).collect();
+    (!name.is_empty()).then_some(name)
+}
+
 impl Doors {
     /// Authenticates a request. Over the node's own socket a request without a token is the operator's.
     pub async fn call(
@@ -138,7 +147,8 @@ impl Doors {
             Peer::Network(address) => Some(address.ip()),
             Peer::Local => None,
         };
-        let origin = Origin::new(door, from, Some(trace));
+        let mut origin = Origin::new(door, from, Some(trace));
+        origin.disclosed_to = headers.get("x-disclosed-to").and_then(|value| value.to_str().ok()).and_then(recipient);
         let bearer = headers
             .get(header::AUTHORIZATION)
             .and_then(|value| value.to_str().ok())

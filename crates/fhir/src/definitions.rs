@@ -141,6 +141,11 @@ pub fn resource_type(name: &str) -> Option<&'static Type> {
     type_named(name).filter(|t| t.kind == Kind::Resource)
 }
 
+/// Types whose instances this server makes itself: its audit log, its statements, its answers. Nobody writes one.
+pub fn is_server_owned(name: &str) -> bool {
+    matches!(name, "AuditEvent" | "CapabilityStatement" | "OperationOutcome" | "Parameters")
+}
+
 /// All resource types that instances may have.
 pub fn resource_types() -> impl Iterator<Item = &'static Type> {
     tables().types.iter().filter(|t| t.kind == Kind::Resource)

@@ -110,11 +110,13 @@ pub struct Origin {
     /// `None` for the node's own socket.
     pub from: Option<IpAddr>,
     pub trace: Option<[u8; 16]>,
+    /// To whom the caller says it will hand the answer on; for the accounting of disclosures.
+    pub disclosed_to: Option<String>,
 }
 
 impl Origin {
     pub fn new(door: &'static str, from: Option<IpAddr>, trace: Option<TraceContext>) -> Self {
-        Origin { door, from, trace: trace.map(|trace| trace.trace_id) }
+        Origin { door, from, trace: trace.map(|trace| trace.trace_id), disclosed_to: None }
     }
 
     pub fn network(&self) -> Network {
@@ -202,7 +204,7 @@ mod tests {
             ("8.8.8.8", Network::External),
             ("2001:db8::1", Network::External),
         ] {
-            let origin = Origin { door: "fhir", from: Some(address.parse().unwrap()), trace: None };
+            let origin = Origin { door: "fhir", from: Some(address.parse().unwrap()), ..Origin::default() };
             assert_eq!(origin.network(), network, "{address}");
         }
         assert_eq!(Origin::default().network(), Network::Local);

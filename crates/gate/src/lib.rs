@@ -25,11 +25,12 @@ mod token;
 mod worker;
 
 pub use audit::disclosure::{
-    Accounting, Disclosure, Exclusion, NoNames, Recipient, Recipients, Study, StudyDisclosure, Terms,
+    Accounting, Disclosure, Exclusion, NoNames, Recipient, Recipients, Study, StudyDisclosure, Suspended, Terms,
 };
+pub use audit::events::{EventMark, EventPage, EventQuery, Wanted};
 pub use audit::folder::{AuditDisk, FolderParts, FolderTarget, OpenLog};
 pub use audit::follow::{AuditAlarm, AuditFollower, AuditStatus, IndexStatus, NoAlarm, TargetEvent, TargetStatus};
-pub use audit::keys::{AuditKeyError, AuditKeys, Generation, MemoryAuditKeys};
+pub use audit::keys::{AuditKeyError, AuditKeys, Generation, MemoryAuditKeys, RecordId};
 pub use audit::ledger::LogTarget;
 pub use audit::log::AuditLog;
 pub use audit::print::{Paper, accounting as print_accounting};

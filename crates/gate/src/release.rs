@@ -60,7 +60,7 @@ impl Access {
             patients: Vec::new(),
             job: None,
             emergency: is_emergency(permit.grant()),
-            recipient: None,
+            recipient: origin.disclosed_to.clone(),
             destination: None,
         }
     }

@@ -30,18 +30,6 @@ const PARTICIPATION: &str = "http://terminology.hl7.org/CodeSystem/v3-Participat
 pub const ACTION: &str = "urn:wardmesh:audit-action";
 pub const PRINCIPAL: &str = "urn:wardmesh:principal";
 
-/// The id of the AuditEvent of a place in the log, and back.
-pub fn id_of(index: u64) -> String {
-    format!("audit-{index}")
-}
-
-pub fn index_of(id: &str) -> Option<u64> {
-    let digits = id.strip_prefix("audit-")?;
-    let index: u64 = digits.parse().ok()?;
-    // One id per event: no leading zeros, no sign.
-    (id_of(index) == id).then_some(index)
-}
-
 /// The system of a domain's patient tokens.
 pub fn patient_system(domain: &str) -> String {
     format!("urn:wardmesh:patient-token:{domain}")
@@ -54,7 +42,7 @@ pub fn render(event: &Event<'_>, place: &Place, name: &dyn Fn(&[u8; 16]) -> Opti
     let patients: Vec<[u8; 16]> = event.named().collect();
     let mut out = Object::new();
     out.insert("resourceType", "AuditEvent");
-    out.insert("id", id_of(event.index));
+    out.insert("id", event.id);
     if let Some(profile) = profile(kind, record.outcome, patients.len()) {
         out.insert("meta", json!({ "profile": [(format!("{PROFILE}{profile}"))] }));
     }

@@ -36,6 +36,8 @@ pub enum Sets {
 /// One record, ready to be rendered.
 #[derive(Debug, Clone, Copy)]
 pub struct Event<'a> {
+    /// Names the record, wherever it lies: the id of its AuditEvent.
+    pub id: &'a str,
     /// Place in the audit log.
     pub index: u64,
     pub record: &'a AuditRecord,

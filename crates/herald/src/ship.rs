@@ -28,7 +28,8 @@ const BACKOFF_MAX: Duration = Duration::from_secs(60);
 
 /// Records of the log as they may be sent: released, with the keyed tokens of their patients.
 pub struct Batch {
-    pub records: Vec<(u64, AuditRecord, Vec<[u8; 16]>)>,
+    /// In the order of the log, with their names and the tokens of their patients.
+    pub records: Vec<(u64, String, AuditRecord, Vec<[u8; 16]>)>,
     /// Where the next batch begins.
     pub next: u64,
     /// Records that no longer open: their retention ended, or they are damaged.
@@ -214,7 +215,8 @@ impl Shipper {
             self.state.lock().quiet_at = size;
             return Ok(false);
         };
-        let (frames, next) = self.frames(&batch);
+        let place = Place { log: self.state.lock().origin.clone(), ..self.place.clone() };
+        let (frames, next) = self.frames(&batch, &place);
         if !frames.is_empty() {
             self.receiver.send(&frames).await.map_err(|error| error.to_string())?;
         }
@@ -230,14 +232,14 @@ impl Shipper {
     }
 
     /// Frames of as many records as fit, at least one, and where the next batch begins.
-    fn frames(&self, batch: &Batch) -> (Vec<u8>, u64) {
+    fn frames(&self, batch: &Batch, place: &Place) -> (Vec<u8>, u64) {
         let mut frames = Vec::with_capacity(batch.records.len() * 1024);
-        for (index, record, tokens) in &batch.records {
+        for (index, id, record, tokens) in &batch.records {
             if frames.len() > BATCH_BYTES_MAX {
                 return (frames, *index);
             }
-            let event = Event { index: *index, record, tokens, sets: Sets::Digest };
-            frame(&mut frames, &event, &self.place, self.format);
+            let event = Event { id, index: *index, record, tokens, sets: Sets::Digest };
+            frame(&mut frames, &event, place, self.format);
         }
         (frames, batch.next)
     }

@@ -111,7 +111,8 @@ impl Records for Log {
                 Layer::Silver,
                 Outcome::Served,
             );
-            (index, AuditRecord { action: "read".into(), what: "read Patient".into(), ..record }, vec![[7; 16]])
+            let id = format!("00-{index}");
+            (index, id, AuditRecord { action: "read".into(), what: "read Patient".into(), ..record }, vec![[7; 16]])
         };
         let next = self.size().min(from + max as u64);
         Ok(Some(Batch { records: (from..next).map(record).collect(), next, unreadable: 0 }))

@@ -111,7 +111,7 @@ fn tokens_of(record: &AuditRecord) -> Vec<[u8; 16]> {
 
 fn with_event<T>(record: &AuditRecord, sets: Sets, f: impl FnOnce(&Event<'_>) -> T) -> T {
     let tokens = tokens_of(record);
-    f(&Event { index: 42, record, tokens: &tokens, sets })
+    f(&Event { id: "00-42", index: 42, record, tokens: &tokens, sets })
 }
 
 /// Every text of a record that must be found again, as it is.

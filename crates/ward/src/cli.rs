@@ -185,6 +185,9 @@ pub enum Audit {
     WhoSaw(PatientReport),
     /// To whom this patient's information was disclosed, as 45 CFR 164.528 asks for: six years back.
     Disclosures(PatientReport),
+    /// Leave out of a patient's accountings what was disclosed to an agency, for a time, at its statement.
+    #[command(subcommand)]
+    Suspend(crate::commands::erase::Suspend),
     /// A span of the log as others read it, into a file.
     Export(Export),
 }

@@ -142,6 +142,8 @@ fn shipper(ground: &Ground<'_>, ship: &Ship) -> Result<Shipper, StartError> {
         gate: ground.gate.clone(),
         records: ground.records.clone(),
         what: format!("to {} as {}", ship.name, ship.format.code()),
+        name: ship.name.to_string(),
+        to: ship.to.clone(),
         agreement: ship.agreement.clone().map(|id| (id, until.unwrap_or_default())),
         clock: ground.clock.clone(),
     };
@@ -169,6 +171,8 @@ struct AuditedRecords {
     gate: Gate,
     records: Arc<AuditRecords>,
     what: String,
+    name: String,
+    to: String,
     /// Who covers the receiver, and until when.
     agreement: Option<(String, base::Timestamp)>,
     clock: Arc<dyn Clock>,
@@ -214,11 +218,16 @@ impl Records for AuditedRecords {
         }
         let access = Access::of(&permit, Action::AuditRead, &gate::Origin::new("ship", None, None))
             .what(format!("ship from {from} {}", self.what))
-            .rows(rows);
+            .rows(rows)
+            .sent_to(self.name.clone(), self.to.clone());
         let agreement = self.agreement.as_ref().map(|(id, _)| id.as_str());
         let release = self.gate.node_release(&permit, agreement, access).await.map_err(|error| error.to_string())?;
         let page = held.release(release).map_err(|error| error.to_string())?;
-        let records = page.records.into_iter().map(|found| (found.index, found.record, found.tokens)).collect();
+        let records = page
+            .records
+            .into_iter()
+            .map(|found| (found.index, found.id.to_string(), found.record, found.tokens))
+            .collect();
         Ok(Some(Batch { records, next: page.next, unreadable: page.unreadable }))
     }
 

@@ -140,6 +140,9 @@ async fn resolve_target(
     unit: u32,
     entry: &Entry,
 ) -> Result<TargetId, Failure> {
+    if fhir::definitions::is_server_owned(&entry.rtype) {
+        return refuse(405, "not-supported", &*entry.at, "this type is made by the server alone: it cannot be written");
+    }
     let condition = match entry.interaction {
         Interaction::Create => entry.if_none_exist.as_deref(),
         _ => entry.query.as_deref(),

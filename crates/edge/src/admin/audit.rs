@@ -5,19 +5,18 @@
 
 use std::sync::Arc;
 
+use axum::Router;
 use axum::extract::{Path, Query, State};
-use axum::http::{HeaderMap, StatusCode};
+use axum::http::StatusCode;
 use axum::routing::{get, post};
-use axum::{Extension, Router};
-use base::{DomainName, Layer, LogicalId, Ordinal, Permit, PrincipalId, Read, Timestamp, TraceContext};
+use base::{DomainName, Layer, LogicalId, Ordinal, Permit, PrincipalId, Read, Timestamp};
 use gate::{Access, AuditFilter, AuditPage, Held, Paper, Period};
 use policy::Action;
 use serde::Deserialize;
 use serde_json::json;
 
-use super::{AdminError, Answer, domain, json_draft, released};
+use super::{Admin, AdminError, Answer, domain, json_draft, release, released};
 use crate::doors::{Call, Doors};
-use crate::http::Peer;
 use crate::outgoing::{Draft, Outgoing};
 
 pub fn router() -> Router<Arc<Doors>> {
@@ -31,26 +30,14 @@ pub fn router() -> Router<Arc<Doors>> {
 }
 
 /// How the targets of the audit log stand. No access is shown, so the administrator may see it too.
-async fn status(
-    State(doors): State<Arc<Doors>>,
-    Extension(peer): Extension<Peer>,
-    Extension(trace): Extension<TraceContext>,
-    headers: HeaderMap,
-) -> Answer {
-    let call = doors.call("admin", &peer, trace, &headers).await?;
+async fn status(State(doors): State<Arc<Doors>>, Admin(call): Admin) -> Answer {
     let permit = call.metadata(&doors, &gate::governance(), "source").await?;
     let status = doors.audit.follower().status().await;
     released(&doors, &call, &permit, Action::MetadataRead, "audit status", &status).await
 }
 
 /// Ends the retention of records whose six years are over: their keys are destroyed.
-async fn expire(
-    State(doors): State<Arc<Doors>>,
-    Extension(peer): Extension<Peer>,
-    Extension(trace): Extension<TraceContext>,
-    headers: HeaderMap,
-) -> Answer {
-    let call = doors.call("admin", &peer, trace, &headers).await?;
+async fn expire(State(doors): State<Arc<Doors>>, Admin(call): Admin) -> Answer {
     let permit = call.manage(&doors, Action::Manage, &gate::governance(), "retention").await?;
     let (before, scopes) = doors
         .audit
@@ -58,10 +45,15 @@ async fn expire(
         .expire()
         .await
         .map_err(|error| AdminError::broken("keys could not be destroyed now", error))?;
-    let held = Held::under(&permit, json_draft(&json!({ "years_before": before, "scopes_destroyed": scopes })));
-    let access = Access::of(&permit, Action::Manage, &call.origin).what("audit retention").rows(1);
-    let release = doors.gate.release(&call.caller, access).await?;
-    Outgoing::data(held, release).map_err(|error| AdminError::broken("the answer could not be released", error))
+    released(
+        &doors,
+        &call,
+        &permit,
+        Action::Manage,
+        "audit retention",
+        &json!({ "years_before": before, "scopes_destroyed": scopes }),
+    )
+    .await
 }
 
 #[derive(Deserialize)]
@@ -82,26 +74,16 @@ fn page_draft(page: AuditPage) -> Draft {
 }
 
 /// Reading the audit log is an access itself.
-async fn audit_lines(doors: &Doors, call: &Call, permit: &Permit<Read>, page: Held<AuditPage>, what: &str) -> Answer {
-    let draft = page.map(page_draft);
-    let access = Access::of(permit, Action::AuditRead, &call.origin).what(what).rows(1);
-    let release = doors.gate.release(&call.caller, access).await?;
-    Outgoing::data(draft, release).map_err(|error| AdminError::broken("the answer could not be released", error))
+async fn read(doors: &Doors, call: &Call, permit: &Permit<Read>, draft: Held<Draft>, what: &str) -> Answer {
+    release(doors, call, draft, Access::of(permit, Action::AuditRead, &call.origin).what(what).rows(1)).await
 }
 
-async fn audit_page(
-    State(doors): State<Arc<Doors>>,
-    Query(query): Query<AuditQuery>,
-    Extension(peer): Extension<Peer>,
-    Extension(trace): Extension<TraceContext>,
-    headers: HeaderMap,
-) -> Answer {
-    let call = doors.call("admin", &peer, trace, &headers).await?;
+async fn audit_page(State(doors): State<Arc<Doors>>, Query(query): Query<AuditQuery>, Admin(call): Admin) -> Answer {
     let permit = audit_permit(&doors, &call).await?;
     let filter = AuditFilter { principal: query.principal, ..AuditFilter::default() };
     let last = query.last.unwrap_or(20).min(1_000);
     let page = doors.audit.newest(&permit, &filter, last).await.map_err(unreadable)?;
-    audit_lines(&doors, &call, &permit, page, "audit page").await
+    read(&doors, &call, &permit, page.map(page_draft), "audit page").await
 }
 
 /// The period and the form of a patient's report.
@@ -138,12 +120,17 @@ impl Form {
 impl ReportQuery {
     fn period(&self) -> Result<Period, AdminError> {
         let since = self.from.as_deref().map(day).transpose()?;
-        let until = self.to.as_deref().map(day).transpose()?.map(|day| day.plus_ms(DAY_MS));
+        let until = self.to.as_deref().map(end_of).transpose()?;
         Ok(Period { since, until })
     }
 }
 
 const DAY_MS: i64 = 86_400_000;
+
+/// The end of a day.
+pub(super) fn end_of(text: &str) -> Result<Timestamp, AdminError> {
+    Ok(day(text)?.plus_ms(DAY_MS))
+}
 
 fn day(text: &str) -> Result<Timestamp, AdminError> {
     let mut parts = text.splitn(3, '-').map(|part| part.parse::<u32>().ok());
@@ -158,34 +145,24 @@ fn day(text: &str) -> Result<Timestamp, AdminError> {
 
 /// What a question about one patient is asked with.
 struct About<'a> {
-    call: Call,
     permit: Permit<Read>,
     domain: &'a DomainName,
     patient: Ordinal,
 }
 
-async fn about<'a>(
-    doors: &'a Doors,
-    (name, patient): (String, String),
-    peer: &Peer,
-    trace: TraceContext,
-    headers: &HeaderMap,
-) -> Result<About<'a>, AdminError> {
-    let call = doors.call("admin", peer, trace, headers).await?;
+async fn about<'a>(doors: &'a Doors, call: &Call, (name, patient): (String, String)) -> Result<About<'a>, AdminError> {
     let domain = domain(doors, &name)?;
     let patient = LogicalId::parse(&patient).map_err(|_| AdminError::not_found("patient"))?;
-    let permit = audit_permit(doors, &call).await?;
+    let permit = audit_permit(doors, call).await?;
     let patient =
         doors.silver.patient_of(domain, "Patient", &patient).await?.ok_or_else(|| AdminError::not_found("patient"))?;
-    Ok(About { call, permit, domain, patient })
+    Ok(About { permit, domain, patient })
 }
 
 impl About<'_> {
-    /// Reading the audit log is an access itself, and it is about this patient.
-    async fn released(&self, doors: &Doors, draft: Held<Draft>, what: &str) -> Answer {
-        let access = Access::of(&self.permit, Action::AuditRead, &self.call.origin).what(what).rows(1);
-        let release = doors.gate.release(&self.call.caller, access).await?;
-        Outgoing::data(draft, release).map_err(|error| AdminError::broken("the answer could not be released", error))
+    /// Agencies whose disclosures a patient is not told of now.
+    fn suspended(&self, doors: &Doors) -> Vec<String> {
+        doors.rights.book().suspended(self.domain, self.patient, doors.clock.now())
     }
 }
 
@@ -197,11 +174,9 @@ async fn who_saw(
     State(doors): State<Arc<Doors>>,
     Path(path): Path<(String, String)>,
     Query(query): Query<ReportQuery>,
-    Extension(peer): Extension<Peer>,
-    Extension(trace): Extension<TraceContext>,
-    headers: HeaderMap,
+    Admin(call): Admin,
 ) -> Answer {
-    let about = about(&doors, path, &peer, trace, &headers).await?;
+    let about = about(&doors, &call, path).await?;
     let About { permit, domain, patient, .. } = &about;
     let period = query.period()?;
     let draft = match query.form.paper() {
@@ -209,23 +184,24 @@ async fn who_saw(
             doors.audit.who_saw_between(permit, domain, *patient, period).await.map_err(unreadable)?.map(page_draft)
         }
         Some((paper, media_type)) => {
-            let text = doors.audit.who_saw_on(permit, domain, *patient, period, paper).await.map_err(unreadable)?;
+            let suspended = about.suspended(&doors);
+            let text = doors.audit.who_saw_on(permit, domain, *patient, period, &suspended, paper).await;
+            let text = text.map_err(unreadable)?;
             text.map(|text| Draft::new(StatusCode::OK, media_type, text.into_bytes()))
         }
     };
-    about.released(&doors, draft, "who saw a patient").await
+    read(&doors, &call, permit, draft, "who saw a patient").await
 }
 
 async fn disclosures(
     State(doors): State<Arc<Doors>>,
     Path(path): Path<(String, String)>,
     Query(query): Query<ReportQuery>,
-    Extension(peer): Extension<Peer>,
-    Extension(trace): Extension<TraceContext>,
-    headers: HeaderMap,
+    Admin(call): Admin,
 ) -> Answer {
-    let about = about(&doors, path, &peer, trace, &headers).await?;
-    let accounting = doors.audit.accounting(&about.permit, about.domain, about.patient, query.period()?).await;
+    let about = about(&doors, &call, path).await?;
+    let (suspended, period) = (about.suspended(&doors), query.period()?);
+    let accounting = doors.audit.accounting(&about.permit, about.domain, about.patient, period, &suspended).await;
     let draft = accounting.map_err(unreadable)?.map(|accounting| match query.form.paper() {
         None => json_draft(&accounting),
         Some((paper, media_type)) => {
@@ -233,7 +209,7 @@ async fn disclosures(
             Draft::new(StatusCode::OK, media_type, text.into_bytes())
         }
     });
-    about.released(&doors, draft, "accounting of disclosures").await
+    read(&doors, &call, &about.permit, draft, "accounting of disclosures").await
 }
 
 /// Public: a checkpoint proves, and tells nothing.

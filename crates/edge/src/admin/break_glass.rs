@@ -36,14 +36,7 @@ fn told(status: StatusCode, pass: &EmergencyPass) -> Outgoing {
     Outgoing::no_data(draft)
 }
 
-async fn request(
-    State(doors): State<Arc<Doors>>,
-    Extension(peer): Extension<Peer>,
-    Extension(trace): Extension<TraceContext>,
-    headers: HeaderMap,
-    body: Bytes,
-) -> Answer {
-    let call = doors.call("admin", &peer, trace, &headers).await?;
+async fn request(State(doors): State<Arc<Doors>>, Admin(call): Admin, body: Bytes) -> Answer {
     let request: Request = body_of(&body, r#"{"domain", "patient", "category", "reason"}"#)?;
     let domain = domain(&doors, &request.domain)?.clone();
     let resource = LogicalId::parse(&request.patient).map_err(|_| AdminError::not_found("patient"))?;
@@ -58,26 +51,12 @@ async fn request(
     Ok(told(StatusCode::ACCEPTED, &pass))
 }
 
-async fn confirm(
-    State(doors): State<Arc<Doors>>,
-    Path(session): Path<String>,
-    Extension(peer): Extension<Peer>,
-    Extension(trace): Extension<TraceContext>,
-    headers: HeaderMap,
-) -> Answer {
-    let call = doors.call("admin", &peer, trace, &headers).await?;
+async fn confirm(State(doors): State<Arc<Doors>>, Path(session): Path<String>, Admin(call): Admin) -> Answer {
     let pass = doors.gate.confirm_emergency(&call.caller, &session, &call.origin).await?;
     Ok(told(StatusCode::CREATED, &pass))
 }
 
-async fn end(
-    State(doors): State<Arc<Doors>>,
-    Path(session): Path<String>,
-    Extension(peer): Extension<Peer>,
-    Extension(trace): Extension<TraceContext>,
-    headers: HeaderMap,
-) -> Answer {
-    let call = doors.call("admin", &peer, trace, &headers).await?;
+async fn end(State(doors): State<Arc<Doors>>, Path(session): Path<String>, Admin(call): Admin) -> Answer {
     let pass = doors.gate.end_emergency(&call.caller, &session, &call.origin).await?;
     Ok(told(StatusCode::OK, &pass))
 }
@@ -90,14 +69,7 @@ struct ListQuery {
     all: bool,
 }
 
-async fn list(
-    State(doors): State<Arc<Doors>>,
-    Query(query): Query<ListQuery>,
-    Extension(peer): Extension<Peer>,
-    Extension(trace): Extension<TraceContext>,
-    headers: HeaderMap,
-) -> Answer {
-    let call = doors.call("admin", &peer, trace, &headers).await?;
+async fn list(State(doors): State<Arc<Doors>>, Query(query): Query<ListQuery>, Admin(call): Admin) -> Answer {
     let permit = call.metadata(&doors, &gate::governance(), REVIEWS).await?;
     let held = doors.gate.emergencies_of(&permit, !query.all).await?;
     let mut rows = 0;
@@ -106,8 +78,7 @@ async fn list(
         json_draft(&json!({ "sessions": lines }))
     });
     let access = Access::of(&permit, Action::MetadataRead, &call.origin).what("break-glass sessions").rows(rows);
-    let release = doors.gate.release(&call.caller, access).await?;
-    Outgoing::data(held, release).map_err(|error| AdminError::broken("the answer could not be released", error))
+    release(&doors, &call, held, access).await
 }
 
 #[derive(Deserialize)]
@@ -120,18 +91,19 @@ struct Review {
 async fn review(
     State(doors): State<Arc<Doors>>,
     Path(session): Path<String>,
-    Extension(peer): Extension<Peer>,
-    Extension(trace): Extension<TraceContext>,
-    headers: HeaderMap,
+    Admin(call): Admin,
     body: Bytes,
 ) -> Answer {
-    let call = doors.call("admin", &peer, trace, &headers).await?;
     let review: Review = body_of(&body, r#"{"verdict": "justified" or "not-justified", "note"}"#)?;
     let permit = call.manage(&doors, Action::Manage, &gate::governance(), REVIEWS).await?;
     let session = doors.gate.review_emergency(&permit, &session, review.verdict, &review.note).await?;
-    let held = Held::under(&permit, json_draft(&json!({ "session": session, "verdict": review.verdict })));
-    let access =
-        Access::of(&permit, Action::Manage, &call.origin).what(format!("break-glass review {session}")).rows(1);
-    let release = doors.gate.release(&call.caller, access).await?;
-    Outgoing::data(held, release).map_err(|error| AdminError::broken("the answer could not be released", error))
+    released(
+        &doors,
+        &call,
+        &permit,
+        Action::Manage,
+        format!("break-glass review {session}"),
+        &json!({ "session": session, "verdict": review.verdict }),
+    )
+    .await
 }

@@ -110,7 +110,10 @@ pub async fn make_pack(
         .await
         .map_err(|error| AdminError::broken("the pack could not be written down", error))?;
     let packed = Packed { file, code, patients: count, header };
-    let mut access = Access::of(&permits[0].1, Action::Export, origin).what("downtime pack").rows(rows);
+    let mut access = Access::of(&permits[0].1, Action::Export, origin)
+        .what("downtime pack")
+        .rows(rows)
+        .sent_to(format!("the staff of {location}"), "an encrypted file for times without the system");
     access.job = Some(format!("downtime/{}", packed.header.pack));
     let mut held = Held::under(&permits[0].1, packed);
     for (_, permit) in &permits[1..] {
@@ -139,15 +142,7 @@ struct PackRequest {
     location: String,
 }
 
-async fn pack(
-    State(doors): State<Arc<Doors>>,
-    Path(name): Path<String>,
-    Extension(peer): Extension<Peer>,
-    Extension(trace): Extension<TraceContext>,
-    headers: HeaderMap,
-    body: Bytes,
-) -> Answer {
-    let call = doors.call("admin", &peer, trace, &headers).await?;
+async fn pack(State(doors): State<Arc<Doors>>, Path(name): Path<String>, Admin(call): Admin, body: Bytes) -> Answer {
     let name = domain(&doors, &name)?;
     let request: PackRequest = body_of(&body, r#"{"location"}"#)?;
     let (held, release) = make_pack(&doors, &call.caller, &call.origin, name, &request.location).await?;
@@ -160,7 +155,7 @@ async fn pack(
         });
         json_draft(&text)
     });
-    Outgoing::data(draft, release).map_err(|error| AdminError::broken("the answer could not be released", error))
+    opened(draft, release)
 }
 
 #[derive(Deserialize)]
@@ -171,15 +166,7 @@ struct CardRequest {
 }
 
 /// The codes of the coming days, for whoever may make the packs.
-async fn card(
-    State(doors): State<Arc<Doors>>,
-    Path(name): Path<String>,
-    Extension(peer): Extension<Peer>,
-    Extension(trace): Extension<TraceContext>,
-    headers: HeaderMap,
-    body: Bytes,
-) -> Answer {
-    let call = doors.call("admin", &peer, trace, &headers).await?;
+async fn card(State(doors): State<Arc<Doors>>, Path(name): Path<String>, Admin(call): Admin, body: Bytes) -> Answer {
     let name = domain(&doors, &name)?;
     let request: CardRequest = body_of(&body, r#"{"location", "days"}"#)?;
     check_location(&request.location)?;
@@ -194,20 +181,16 @@ async fn card(
     let held =
         Held::under(&permit, json_draft(&json!({ "domain": name, "location": request.location, "codes": codes })));
     let access = Access::of(&permit, Action::Export, &call.origin).what("downtime card").rows(codes.len() as u64);
-    let release = doors.gate.release(&call.caller, access).await?;
-    Outgoing::data(held, release).map_err(|error| AdminError::broken("the answer could not be released", error))
+    release(&doors, &call, held, access).await
 }
 
 /// Takes over a pack's record of openings: each becomes an audit record of all its patients, once.
 async fn openings(
     State(doors): State<Arc<Doors>>,
     Path(name): Path<String>,
-    Extension(peer): Extension<Peer>,
-    Extension(trace): Extension<TraceContext>,
-    headers: HeaderMap,
+    Admin(call): Admin,
     body: Bytes,
 ) -> Answer {
-    let call = doors.call("admin", &peer, trace, &headers).await?;
     let name = domain(&doors, &name)?;
     let permit = call.manage(&doors, Action::Manage, name, OPENINGS).await?;
     let bad = |text: &str| AdminError(StatusCode::BAD_REQUEST, text.to_owned());
@@ -228,8 +211,7 @@ async fn openings(
     let value = json!({ "pack": made.header.pack, "openings": all.len(), "new": new.len() });
     let held = Held::under(&permit, json_draft(&value));
     let access = Access::of(&permit, Action::Manage, &call.origin).what("downtime openings").rows(all.len() as u64);
-    let release = doors.gate.release(&call.caller, access).await?;
-    Outgoing::data(held, release).map_err(|error| AdminError::broken("the answer could not be released", error))
+    release(&doors, &call, held, access).await
 }
 
 async fn verified(doors: &Doors, header: &Header, text: String) -> Result<Vec<Opening>, AdminError> {
@@ -261,6 +243,8 @@ fn records_of(doors: &Doors, call: &Call, made: &Made, opening: &Opening) -> Vec
         );
         record.kinds = ::downtime::KINDS.iter().map(|kind| (*kind).to_owned()).collect();
         record.purpose = Some(Purpose::Treatment);
+        record.recipient = Some(format!("the staff of {}", made.header.location));
+        record.destination = Some(opening.host.clone());
         record.job = Some(format!("downtime/{}", made.header.pack));
         record.trace = Some(call.trace.trace_id);
         record.rows = patients.len();

@@ -45,56 +45,27 @@ impl From<OperatorError> for AdminError {
 /// Who asks over the socket and may manage; what was done is on record with the answer.
 async fn done(
     doors: &Doors,
-    peer: &Peer,
-    trace: &TraceContext,
-    headers: &HeaderMap,
+    call: &Call,
     what: &str,
     work: impl Future<Output = Result<Value, OperatorError>>,
 ) -> Answer {
-    local_only(peer)?;
-    let call = doors.call("admin", peer, *trace, headers).await?;
     let permit = call.manage(doors, Action::Manage, &gate::governance(), "keys").await?;
-    let held = Held::under(&permit, json_draft(&work.await?));
-    let access = Access::of(&permit, Action::Manage, &call.origin).what(what).rows(1);
-    let release = doors.gate.release(&call.caller, access).await?;
-    Outgoing::data(held, release).map_err(|error| AdminError::broken("the answer could not be released", error))
+    released(doors, call, &permit, Action::Manage, what, &work.await?).await
 }
 
-async fn status(
-    State(doors): State<Arc<Doors>>,
-    Extension(peer): Extension<Peer>,
-    Extension(trace): Extension<TraceContext>,
-    headers: HeaderMap,
-) -> Answer {
-    done(&doors, &peer, &trace, &headers, "keys", doors.keys.status()).await
+async fn status(State(doors): State<Arc<Doors>>, Local(call): Local) -> Answer {
+    done(&doors, &call, "keys", doors.keys.status()).await
 }
 
-async fn turn(
-    State(doors): State<Arc<Doors>>,
-    Extension(peer): Extension<Peer>,
-    Extension(trace): Extension<TraceContext>,
-    headers: HeaderMap,
-) -> Answer {
-    done(&doors, &peer, &trace, &headers, "turn of the key epoch", doors.keys.turn()).await
+async fn turn(State(doors): State<Arc<Doors>>, Local(call): Local) -> Answer {
+    done(&doors, &call, "turn of the key epoch", doors.keys.turn()).await
 }
 
-async fn rotate(
-    State(doors): State<Arc<Doors>>,
-    Extension(peer): Extension<Peer>,
-    Extension(trace): Extension<TraceContext>,
-    headers: HeaderMap,
-    body: Bytes,
-) -> Answer {
+async fn rotate(State(doors): State<Arc<Doors>>, Local(call): Local, body: Bytes) -> Answer {
     let rotation: Rotation = break_glass::body_of(&body, r#"{"what": "root" or "token-signer"}"#)?;
-    done(&doors, &peer, &trace, &headers, "rotation of a key", doors.keys.rotate(rotation)).await
+    done(&doors, &call, "rotation of a key", doors.keys.rotate(rotation)).await
 }
 
-async fn give_up(
-    State(doors): State<Arc<Doors>>,
-    Path(scope): Path<String>,
-    Extension(peer): Extension<Peer>,
-    Extension(trace): Extension<TraceContext>,
-    headers: HeaderMap,
-) -> Answer {
-    done(&doors, &peer, &trace, &headers, "a damaged scope given up", doors.keys.give_up(&scope)).await
+async fn give_up(State(doors): State<Arc<Doors>>, Path(scope): Path<String>, Local(call): Local) -> Answer {
+    done(&doors, &call, "a damaged scope given up", doors.keys.give_up(&scope)).await
 }

@@ -4,21 +4,19 @@
 
 use std::sync::Arc;
 
+use axum::Router;
 use axum::body::Bytes;
 use axum::extract::State;
-use axum::http::{HeaderMap, StatusCode};
+use axum::http::StatusCode;
 use axum::routing::{get, post};
-use axum::{Extension, Router};
-use base::{DomainName, TraceContext};
-use gate::{Access, Held};
+use base::DomainName;
 use policy::Action;
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 
-use super::{AdminError, Answer, json_draft, local_only, released};
+use super::break_glass::body_of;
+use super::{AdminError, Answer, Local, released};
 use crate::doors::{Doors, OperatorError};
-use crate::http::Peer;
-use crate::outgoing::Outgoing;
 
 pub fn router() -> Router<Arc<Doors>> {
     Router::new().route("/admin/maintenance", get(state)).route("/admin/maintenance", post(begin))
@@ -70,33 +68,14 @@ pub trait Maintenance: Send + Sync {
     fn state(&self) -> JobState;
 }
 
-async fn begin(
-    State(doors): State<Arc<Doors>>,
-    Extension(peer): Extension<Peer>,
-    Extension(trace): Extension<TraceContext>,
-    headers: HeaderMap,
-    body: Bytes,
-) -> Answer {
-    local_only(&peer)?;
-    let call = doors.call("admin", &peer, trace, &headers).await?;
-    let job: Job = serde_json::from_slice(&body)
-        .map_err(|error| AdminError(StatusCode::BAD_REQUEST, format!("the request is malformed: {error}")))?;
+async fn begin(State(doors): State<Arc<Doors>>, Local(call): Local, body: Bytes) -> Answer {
+    let job: Job = body_of(&body, "a job: see /openapi.json")?;
     let permit = call.manage(&doors, Action::Manage, &gate::governance(), "maintenance").await?;
     let number = doors.maintenance.begin(job).map_err(|error| AdminError(StatusCode::CONFLICT, error.to_string()))?;
-    let held = Held::under(&permit, json_draft(&json!({ "number": number })));
-    let access = Access::of(&permit, Action::Manage, &call.origin).what("maintenance").rows(1);
-    let release = doors.gate.release(&call.caller, access).await?;
-    Outgoing::data(held, release).map_err(|error| AdminError::broken("the answer could not be released", error))
+    released(&doors, &call, &permit, Action::Manage, "maintenance", &json!({ "number": number })).await
 }
 
-async fn state(
-    State(doors): State<Arc<Doors>>,
-    Extension(peer): Extension<Peer>,
-    Extension(trace): Extension<TraceContext>,
-    headers: HeaderMap,
-) -> Answer {
-    local_only(&peer)?;
-    let call = doors.call("admin", &peer, trace, &headers).await?;
+async fn state(State(doors): State<Arc<Doors>>, Local(call): Local) -> Answer {
     let permit = call.metadata(&doors, &gate::governance(), "source").await?;
     released(&doors, &call, &permit, Action::MetadataRead, "maintenance", &doors.maintenance.state()).await
 }

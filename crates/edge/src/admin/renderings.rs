@@ -2,11 +2,11 @@
 
 use std::sync::Arc;
 
+use axum::Router;
 use axum::extract::{Query, State};
-use axum::http::{HeaderMap, StatusCode};
+use axum::http::StatusCode;
 use axum::routing::get;
-use axum::{Extension, Router};
-use base::{Timestamp, TraceContext};
+use base::Timestamp;
 use gate::{Access, AuditRecord, Span};
 use herald::{Event, Format, Sets};
 use policy::Action;
@@ -14,10 +14,8 @@ use serde::Deserialize;
 use serde_json::json;
 
 use super::audit::audit_permit;
-use super::{AdminError, Answer, json_draft, released};
+use super::{Admin, AdminError, Answer, json_draft, release, released};
 use crate::doors::Doors;
-use crate::http::Peer;
-use crate::outgoing::Outgoing;
 
 /// Records of one page, and records looked at for it.
 const PAGE_MAX: usize = 2_048;
@@ -40,14 +38,7 @@ struct ExportQuery {
 }
 
 /// One page of the log from an index on, one rendering a line; on record like any reading of the log.
-async fn export(
-    State(doors): State<Arc<Doors>>,
-    Query(query): Query<ExportQuery>,
-    Extension(peer): Extension<Peer>,
-    Extension(trace): Extension<TraceContext>,
-    headers: HeaderMap,
-) -> Answer {
-    let call = doors.call("admin", &peer, trace, &headers).await?;
+async fn export(State(doors): State<Arc<Doors>>, Query(query): Query<ExportQuery>, Admin(call): Admin) -> Answer {
     let permit = audit_permit(&doors, &call).await?;
     let since = Timestamp(query.since.unwrap_or(i64::MIN));
     // Pages of an export without end would record themselves and never come to one.
@@ -70,13 +61,14 @@ async fn export(
         .page(&permit, span, &wanted)
         .await
         .map_err(|error| AdminError::broken("the audit log cannot be read now", error))?;
-    let place = doors.info.place();
     let mut rows = 0;
     let held = page.map(|page| {
         rows = page.records.len() as u64;
         let line = |found: &gate::FoundRecord| {
-            let event = Event { index: found.index, record: &found.record, tokens: &found.tokens, sets: Sets::Whole };
-            query.format.render(&event, &place)
+            let id = found.id.to_string();
+            let event =
+                Event { id: &id, index: found.index, record: &found.record, tokens: &found.tokens, sets: Sets::Whole };
+            query.format.render(&event, &doors.info.place(&found.log))
         };
         let lines: Vec<String> = page.records.iter().map(line).collect();
         let next = page.more.then_some(page.next);
@@ -85,17 +77,10 @@ async fn export(
     let access = Access::of(&permit, Action::AuditRead, &call.origin)
         .what(format!("export of the audit log as {}", query.format.code()))
         .rows(rows);
-    let release = doors.gate.release(&call.caller, access).await?;
-    Outgoing::data(held, release).map_err(|error| AdminError::broken("the answer could not be released", error))
+    release(&doors, &call, held, access).await
 }
 
-async fn shipping(
-    State(doors): State<Arc<Doors>>,
-    Extension(peer): Extension<Peer>,
-    Extension(trace): Extension<TraceContext>,
-    headers: HeaderMap,
-) -> Answer {
-    let call = doors.call("admin", &peer, trace, &headers).await?;
+async fn shipping(State(doors): State<Arc<Doors>>, Admin(call): Admin) -> Answer {
     let permit = call.metadata(&doors, &gate::governance(), "source").await?;
     let value = json!({ "shippers": doors.operator.shipping() });
     released(&doors, &call, &permit, Action::MetadataRead, "shipping", &value).await

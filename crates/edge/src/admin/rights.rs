@@ -4,22 +4,20 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
+use axum::Router;
 use axum::body::Bytes;
 use axum::extract::{Path, State};
-use axum::http::{HeaderMap, StatusCode};
+use axum::http::StatusCode;
 use axum::routing::{get, post};
-use axum::{Extension, Router};
-use base::{DomainName, Layer, LogicalId, Manage, Permit, TraceContext};
-use comply::{Ground, HoldKind, PortError, RightsError, Subject};
-use gate::{Access, Held};
+use base::{DomainName, Layer, LogicalId, Manage, Permit};
+use comply::{Authority, Ground, HoldKind, PortError, RightsError, Statement, Subject, Suspending};
+use gate::Access;
 use policy::Action;
 use serde::Deserialize;
 use serde_json::{Value, json};
 
-use super::{AdminError, Answer, json_draft};
+use super::{Admin, AdminError, Answer, released};
 use crate::doors::{Call, Doors};
-use crate::http::Peer;
-use crate::outgoing::Outgoing;
 
 /// Recipients that a certificate names; more are counted.
 const RECIPIENTS_MAX: usize = 2_000;
@@ -28,6 +26,8 @@ pub fn router() -> Router<Arc<Doors>> {
     Router::new()
         .route("/admin/holds", get(holds).post(place))
         .route("/admin/holds/{hold}/lift", post(lift))
+        .route("/admin/suspensions", get(suspensions).post(suspend))
+        .route("/admin/suspensions/{suspension}/end", post(resume))
         .route("/admin/erasures", get(list).post(request))
         .route("/admin/erasures/finish", post(finish))
         .route("/admin/erasures/{erasure}", get(one))
@@ -60,23 +60,12 @@ fn read_body<'a, T: Deserialize<'a>>(body: &'a Bytes) -> Result<T, AdminError> {
 }
 
 async fn answer(doors: &Doors, call: &Call, permit: &Permit<Manage>, what: &str, value: &Value) -> Answer {
-    let held = Held::under(permit, json_draft(value));
-    let access = Access::of(permit, Action::Manage, &call.origin).what(what).rows(1);
-    let release = doors.gate.release(&call.caller, access).await?;
-    Outgoing::data(held, release).map_err(|error| AdminError::broken("the answer could not be released", error))
+    released(doors, call, permit, Action::Manage, what, value).await
 }
 
-/// A call that may manage `kind` (`hold`, `erasure`, `erasure-approval`, `retention`) of the mesh.
-async fn permitted(
-    doors: &Doors,
-    peer: &Peer,
-    trace: TraceContext,
-    headers: &HeaderMap,
-    kind: &str,
-) -> Result<(Call, Permit<Manage>), AdminError> {
-    let call = doors.call("admin", peer, trace, headers).await?;
-    let permit = call.manage(doors, Action::Manage, &gate::governance(), kind).await?;
-    Ok((call, permit))
+/// May manage `kind` (`hold`, `erasure`, `erasure-approval`, `retention`) of the mesh.
+async fn permitted(doors: &Doors, call: &Call, kind: &str) -> Result<Permit<Manage>, AdminError> {
+    call.manage(doors, Action::Manage, &gate::governance(), kind).await
 }
 
 #[derive(Deserialize)]
@@ -88,14 +77,8 @@ struct PlaceHold {
     reason: String,
 }
 
-async fn place(
-    State(doors): State<Arc<Doors>>,
-    Extension(peer): Extension<Peer>,
-    Extension(trace): Extension<TraceContext>,
-    headers: HeaderMap,
-    body: Bytes,
-) -> Answer {
-    let (call, permit) = permitted(&doors, &peer, trace, &headers, "hold").await?;
+async fn place(State(doors): State<Arc<Doors>>, Admin(call): Admin, body: Bytes) -> Answer {
+    let permit = permitted(&doors, &call, "hold").await?;
     let asked: PlaceHold = read_body(&body)?;
     super::domain(&doors, asked.domain.as_str())?;
     let kind = HoldKind::parse(&asked.kind).ok_or_else(|| bad("kind is legal or patient-request"))?;
@@ -110,29 +93,63 @@ struct Why {
     reason: String,
 }
 
-async fn lift(
-    State(doors): State<Arc<Doors>>,
-    Path(hold): Path<u64>,
-    Extension(peer): Extension<Peer>,
-    Extension(trace): Extension<TraceContext>,
-    headers: HeaderMap,
-    body: Bytes,
-) -> Answer {
-    let (call, permit) = permitted(&doors, &peer, trace, &headers, "hold").await?;
+async fn lift(State(doors): State<Arc<Doors>>, Path(hold): Path<u64>, Admin(call): Admin, body: Bytes) -> Answer {
+    let permit = permitted(&doors, &call, "hold").await?;
     doors.rights.lift_hold(hold, read_body::<Why>(&body)?.reason, call.caller.principal()).await?;
     answer(&doors, &call, &permit, "hold lifted", &json!({ "lifted": hold })).await
 }
 
-async fn holds(
-    State(doors): State<Arc<Doors>>,
-    Extension(peer): Extension<Peer>,
-    Extension(trace): Extension<TraceContext>,
-    headers: HeaderMap,
-) -> Answer {
-    let (call, permit) = permitted(&doors, &peer, trace, &headers, "hold").await?;
+async fn holds(State(doors): State<Arc<Doors>>, Admin(call): Admin) -> Answer {
+    let permit = permitted(&doors, &call, "hold").await?;
     let holds: Vec<Value> =
         doors.rights.book().holds.into_iter().map(|(number, hold)| json!({ "hold": number, "what": hold })).collect();
     answer(&doors, &call, &permit, "holds", &json!({ "holds": holds })).await
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Suspend {
+    domain: DomainName,
+    patient: LogicalId,
+    agency: String,
+    authority: Authority,
+    statement: Statement,
+    official: String,
+    /// Last day, `YYYY-MM-DD`, UTC.
+    until: String,
+}
+
+/// At an agency's statement the patient's accountings leave out for a time what was disclosed to it (45 CFR
+/// 164.528(a)(2)).
+async fn suspend(State(doors): State<Arc<Doors>>, Admin(call): Admin, body: Bytes) -> Answer {
+    let permit = permitted(&doors, &call, "hold").await?;
+    let Suspend { domain, patient, agency, authority, statement, official, until } = read_body(&body)?;
+    super::domain(&doors, domain.as_str())?;
+    let until = super::audit::end_of(&until)?;
+    let asked = Suspending { domain, patient, agency, authority, statement, official, until };
+    let number = doors.rights.suspend_accounting(&*doors.estate, asked, call.caller.principal()).await?;
+    answer(&doors, &call, &permit, "accounting suspended", &json!({ "suspension": number })).await
+}
+
+async fn suspensions(State(doors): State<Arc<Doors>>, Admin(call): Admin) -> Answer {
+    let permit = permitted(&doors, &call, "hold").await?;
+    let now = doors.clock.now();
+    let all = doors.rights.book().suspensions.into_iter();
+    let all = all.map(|(number, it)| json!({ "suspension": number, "stands": now < it.until, "what": it }));
+    let all: Vec<Value> = all.collect();
+    answer(&doors, &call, &permit, "suspensions", &json!({ "suspensions": all })).await
+}
+
+async fn resume(
+    State(doors): State<Arc<Doors>>,
+    Path(suspension): Path<u64>,
+    Admin(call): Admin,
+    body: Bytes,
+) -> Answer {
+    let permit = permitted(&doors, &call, "hold").await?;
+    let reason = read_body::<Why>(&body)?.reason;
+    doors.rights.resume_accounting(suspension, reason, call.caller.principal()).await?;
+    answer(&doors, &call, &permit, "accounting resumed", &json!({ "ended": suspension })).await
 }
 
 #[derive(Deserialize)]
@@ -144,14 +161,8 @@ struct RequestErasure {
     reason: String,
 }
 
-async fn request(
-    State(doors): State<Arc<Doors>>,
-    Extension(peer): Extension<Peer>,
-    Extension(trace): Extension<TraceContext>,
-    headers: HeaderMap,
-    body: Bytes,
-) -> Answer {
-    let (call, permit) = permitted(&doors, &peer, trace, &headers, "erasure").await?;
+async fn request(State(doors): State<Arc<Doors>>, Admin(call): Admin, body: Bytes) -> Answer {
+    let permit = permitted(&doors, &call, "erasure").await?;
     let asked: RequestErasure = read_body(&body)?;
     super::domain(&doors, asked.domain.as_str())?;
     let ground =
@@ -162,27 +173,16 @@ async fn request(
     answer(&doors, &call, &permit, "erasure requested", &json!({ "erasure": number })).await
 }
 
-async fn list(
-    State(doors): State<Arc<Doors>>,
-    Extension(peer): Extension<Peer>,
-    Extension(trace): Extension<TraceContext>,
-    headers: HeaderMap,
-) -> Answer {
-    let (call, permit) = permitted(&doors, &peer, trace, &headers, "erasure").await?;
+async fn list(State(doors): State<Arc<Doors>>, Admin(call): Admin) -> Answer {
+    let permit = permitted(&doors, &call, "erasure").await?;
     let book = doors.rights.book();
     let erasures: Vec<_> = book.erasures.values().collect();
     let disposals: Vec<_> = book.disposals.values().collect();
     answer(&doors, &call, &permit, "erasures", &json!({ "erasures": erasures, "disposals": disposals })).await
 }
 
-async fn one(
-    State(doors): State<Arc<Doors>>,
-    Path(number): Path<u64>,
-    Extension(peer): Extension<Peer>,
-    Extension(trace): Extension<TraceContext>,
-    headers: HeaderMap,
-) -> Answer {
-    let (call, permit) = permitted(&doors, &peer, trace, &headers, "erasure").await?;
+async fn one(State(doors): State<Arc<Doors>>, Path(number): Path<u64>, Admin(call): Admin) -> Answer {
+    let permit = permitted(&doors, &call, "erasure").await?;
     let book = doors.rights.book();
     let found = match book.disposals.get(&number) {
         Some(disposal) => json!(disposal),
@@ -191,40 +191,22 @@ async fn one(
     answer(&doors, &call, &permit, "erasure", &found).await
 }
 
-async fn approve(
-    State(doors): State<Arc<Doors>>,
-    Path(number): Path<u64>,
-    Extension(peer): Extension<Peer>,
-    Extension(trace): Extension<TraceContext>,
-    headers: HeaderMap,
-) -> Answer {
-    let (call, permit) = permitted(&doors, &peer, trace, &headers, "erasure-approval").await?;
+async fn approve(State(doors): State<Arc<Doors>>, Path(number): Path<u64>, Admin(call): Admin) -> Answer {
+    let permit = permitted(&doors, &call, "erasure-approval").await?;
     let disclosed = async |subject: &Subject| disclosed(&doors, &call, subject).await;
     let state = doors.rights.approve(&*doors.estate, number, call.caller.principal(), disclosed).await?;
     answer(&doors, &call, &permit, "erasure approved", &json!({ "erasure": number, "state": state })).await
 }
 
-async fn refuse(
-    State(doors): State<Arc<Doors>>,
-    Path(number): Path<u64>,
-    Extension(peer): Extension<Peer>,
-    Extension(trace): Extension<TraceContext>,
-    headers: HeaderMap,
-    body: Bytes,
-) -> Answer {
-    let (call, permit) = permitted(&doors, &peer, trace, &headers, "erasure-approval").await?;
+async fn refuse(State(doors): State<Arc<Doors>>, Path(number): Path<u64>, Admin(call): Admin, body: Bytes) -> Answer {
+    let permit = permitted(&doors, &call, "erasure-approval").await?;
     doors.rights.refuse(number, call.caller.principal(), read_body::<Why>(&body)?.reason).await?;
     answer(&doors, &call, &permit, "erasure refused", &json!({ "erasure": number, "state": "refused" })).await
 }
 
 /// Turns the key epoch now, which makes what is destroyed final.
-async fn finish(
-    State(doors): State<Arc<Doors>>,
-    Extension(peer): Extension<Peer>,
-    Extension(trace): Extension<TraceContext>,
-    headers: HeaderMap,
-) -> Answer {
-    let (call, permit) = permitted(&doors, &peer, trace, &headers, "erasure").await?;
+async fn finish(State(doors): State<Arc<Doors>>, Admin(call): Admin) -> Answer {
+    let permit = permitted(&doors, &call, "erasure").await?;
     doors.rights.finish(&*doors.estate).await?;
     answer(&doors, &call, &permit, "erasures finished", &json!({ "finished": true })).await
 }
@@ -271,14 +253,8 @@ struct Dispose {
 }
 
 /// Asks for a disposal; it is approved and refused like an erasure, under its number.
-async fn dispose(
-    State(doors): State<Arc<Doors>>,
-    Extension(peer): Extension<Peer>,
-    Extension(trace): Extension<TraceContext>,
-    headers: HeaderMap,
-    body: Bytes,
-) -> Answer {
-    let (call, permit) = permitted(&doors, &peer, trace, &headers, "retention").await?;
+async fn dispose(State(doors): State<Arc<Doors>>, Admin(call): Admin, body: Bytes) -> Answer {
+    let permit = permitted(&doors, &call, "retention").await?;
     let asked: Dispose = read_body(&body)?;
     super::domain(&doors, asked.domain.as_str())?;
     let by = call.caller.principal();
@@ -287,13 +263,8 @@ async fn dispose(
 }
 
 /// How many records of each domain had their last entry in which year, and which of them may go.
-async fn retention(
-    State(doors): State<Arc<Doors>>,
-    Extension(peer): Extension<Peer>,
-    Extension(trace): Extension<TraceContext>,
-    headers: HeaderMap,
-) -> Answer {
-    let (call, permit) = permitted(&doors, &peer, trace, &headers, "retention").await?;
+async fn retention(State(doors): State<Arc<Doors>>, Admin(call): Admin) -> Answer {
+    let permit = permitted(&doors, &call, "retention").await?;
     let mut rows = Vec::new();
     for name in doors.domains.keys() {
         rows.extend(doors.rights.retention(&*doors.estate, name).await?);

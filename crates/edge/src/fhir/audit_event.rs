@@ -1,5 +1,6 @@
 //! AuditEvent through the FHIR door: the audit log as IHE BALP has it (`herald::audit_event`), under a permit for the
 //! audit log. `/fhir/{domain}/AuditEvent` shows what concerns a domain, `/fhir/governance/AuditEvent` all of the log.
+//! What is searched is the union of all targets; one patient's events come from the index (`gate::AuditReader::events`).
 //!
 //! Patients are named by keyed token; only one whom the request itself names is referred to by id. The log is written by
 //! the gate alone: nothing is created, changed or deleted here.
@@ -15,8 +16,10 @@ use fhir::json;
 use fhir::json::Value;
 use fhir::search::{Clause, ClauseValue, Modifier, Prefix, Query, Summary, Total, fold};
 use fhir::validate::Issue;
-use gate::{Access, AuditReadError, AuditRecord, FoundRecord, Outcome, RecordPage, Span};
-use herald::audit_event::{ACTION, PRINCIPAL, id_of, index_of, render};
+use gate::{
+    Access, AuditReadError, AuditRecord, EventMark, EventPage, EventQuery, FoundRecord, Outcome, Period, RecordId,
+};
+use herald::audit_event::{ACTION, PRINCIPAL, render};
 use herald::{Code, Event, Kind, Sets};
 use policy::Action;
 
@@ -25,9 +28,6 @@ use super::{Answer, FHIR_JSON, FhirError};
 use crate::doors::{Call, Doors};
 use crate::http::Peer;
 use crate::outgoing::{Draft, Outgoing};
-
-/// Records looked at for one page; the next link goes on from there.
-const SCAN_MAX: u64 = 262_144;
 
 /// The search parameters that are understood, with their kinds, for the CapabilityStatement.
 pub const PARAMS: &[(&str, &str)] = &[
@@ -85,22 +85,14 @@ pub async fn read(
 ) -> Answer {
     let call = doors.call("fhir", &peer, trace, &headers).await?;
     let about = About::parse(&doors, &domain)?;
-    let index = index_of(&id).ok_or_else(FhirError::not_found)?;
+    let id = RecordId::parse(&id).ok_or_else(FhirError::not_found)?;
     let permit = permit(&doors, &call).await?;
-    let span = Span {
-        from: index,
-        upto: index.saturating_add(1),
-        newest_first: false,
-        records_max: 1,
-        scan_max: 1,
-        named_max: herald::NAMED_MAX,
-    };
-    let page = doors.audit_records.page(&permit, span, &|_, record| about.holds(record)).await?;
+    let found = doors.audit.event(&permit, id, herald::NAMED_MAX).await?;
     let mut outcome = Outcome::NotFound;
-    let held = page.map(|page| match page.records.first() {
+    let held = found.map(|found| match found.filter(|found| about.holds(&found.record)) {
         Some(found) => {
             outcome = Outcome::Served;
-            Draft::new(StatusCode::OK, FHIR_JSON, fhir::json::to_vec(&value_of(found, &doors.info.place(), &[])))
+            Draft::new(StatusCode::OK, FHIR_JSON, fhir::json::to_vec(&value_of(&doors, &found, &[])))
         }
         None => FhirError::not_found().draft(),
     });
@@ -128,22 +120,22 @@ async fn search(doors: &Doors, call: &Call, domain: &str, mut pairs: Vec<(String
     let oldest_first = order(&query)?;
     let permit = permit(doors, call).await?;
     let criteria = Criteria::of(doors, &permit, &about, &query).await?;
-    let cursor = query.cursor.as_deref().and_then(|text| text.parse::<u64>().ok());
-    let span = Span {
-        from: if oldest_first { cursor.unwrap_or(0) } else { 0 },
-        upto: if oldest_first { u64::MAX } else { cursor.unwrap_or(u64::MAX) },
+    let asked = EventQuery {
+        patients: criteria.patients()?,
+        period: criteria.period(),
+        principal: None,
         newest_first: !oldest_first,
-        records_max: query.count.unwrap_or(doors.limits.search_count_default),
-        scan_max: SCAN_MAX,
+        after: query.cursor.as_deref().and_then(EventMark::parse),
+        max: query.count.unwrap_or(doors.limits.search_count_default),
         named_max: herald::NAMED_MAX,
     };
-    let wanted = |index: u64, record: &AuditRecord| about.holds(record) && criteria.hold(index, record);
-    let page = doors.audit_records.page(&permit, span, &wanted).await?;
+    let wanted = |id, record: &AuditRecord| about.holds(record) && criteria.hold(id, record);
+    let page = doors.audit.events(&permit, &asked, &wanted).await?;
     let links =
         Links { doors, bound: &bound, base: format!("{}/fhir/{}/AuditEvent", doors.info.base_url, about.name()) };
     let mut rows = 0;
     let held = page.map(|page| {
-        rows = page.records.len() as u64;
+        rows = page.events.len() as u64;
         match bundle(&links, &pairs, &page, &criteria.named) {
             Ok(bundle) => Draft::new(StatusCode::OK, FHIR_JSON, fhir::json::to_vec(&bundle)),
             Err(error) => error.draft(),
@@ -221,7 +213,7 @@ struct Named {
 
 /// One parameter: any of its values must hold.
 enum Criterion {
-    Id(Vec<u64>),
+    Id(Vec<RecordId>),
     Date(Vec<(Prefix, i64, i64)>),
     Action(Vec<String>),
     Outcome(Vec<String>),
@@ -271,21 +263,59 @@ impl Criteria {
             let Ok(id) = LogicalId::parse(id) else { continue };
             let ordinal = doors.silver.patient_of(domain, "Patient", &id).await?;
             let Some(ordinal) = ordinal.filter(|ordinal| ordinal.is_patient()) else { continue };
-            let token = doors.audit_records.patient_token(permit, domain, ordinal)?;
+            let token = doors.audit.patient_token(permit, domain, ordinal)?;
             found.push(self.named.len());
             self.named.push(Named { id, domain: domain.clone(), ordinal, token });
         }
         Ok(Criterion::Patient(found))
     }
 
-    fn hold(&self, index: u64, record: &AuditRecord) -> bool {
-        self.all.iter().all(|criterion| self.holds(criterion, index, record))
+    /// Whom the log is asked for; its index knows their events, whatever a record still says of its patients.
+    fn patients(&self) -> Result<Option<Vec<(DomainName, Ordinal)>>, FhirError> {
+        let asked = |criterion: &Criterion| match criterion {
+            Criterion::Patient(places) => Some(places.clone()),
+            _ => None,
+        };
+        let mut asked = self.all.iter().filter_map(asked);
+        let (first, second) = (asked.next(), asked.next());
+        if second.is_some() {
+            return Err(unsupported(
+                "AuditEvent can be searched by one patient parameter: write patient=A,B for either",
+            ));
+        }
+        let named = |place: usize| (self.named[place].domain.clone(), self.named[place].ordinal);
+        Ok(first.map(|places| places.into_iter().map(named).collect()))
     }
 
-    fn holds(&self, criterion: &Criterion, index: u64, record: &AuditRecord) -> bool {
+    /// Within it is everything that the dates allow.
+    fn period(&self) -> Period {
+        let mut period = Period::default();
+        for criterion in &self.all {
+            let Criterion::Date(dates) = criterion else { continue };
+            let [(prefix, from, to)] = dates.as_slice() else { continue };
+            let (from, to) = (base::Timestamp(*from), base::Timestamp(*to));
+            let (since, until) = match prefix {
+                Prefix::Eq | Prefix::Ap => (Some(from), Some(to)),
+                Prefix::Ge => (Some(from), None),
+                Prefix::Gt | Prefix::Sa => (Some(to), None),
+                Prefix::Le => (None, Some(to)),
+                Prefix::Lt | Prefix::Eb => (None, Some(from)),
+                Prefix::Ne => (None, None),
+            };
+            period.since = period.since.max(since);
+            period.until = period.until.into_iter().chain(until).min();
+        }
+        period
+    }
+
+    fn hold(&self, id: RecordId, record: &AuditRecord) -> bool {
+        self.all.iter().all(|criterion| Self::holds(criterion, id, record))
+    }
+
+    fn holds(criterion: &Criterion, id: RecordId, record: &AuditRecord) -> bool {
         let kind = Kind::of(record);
         match criterion {
-            Criterion::Id(ids) => ids.contains(&index),
+            Criterion::Id(ids) => ids.contains(&id),
             Criterion::Date(dates) => dates.iter().any(|date| in_time(record.at.ms(), *date)),
             Criterion::Action(codes) => codes.iter().any(|code| code == kind.action()),
             Criterion::Outcome(codes) => codes.iter().any(|code| code == herald::indicator(record.outcome)),
@@ -299,10 +329,8 @@ impl Criteria {
             Criterion::AgentName(starts) => {
                 starts.iter().any(|start| is_agent(record, |agent| fold(agent).starts_with(start.as_str())))
             }
-            Criterion::Patient(places) => places.iter().map(|place| &self.named[*place]).any(|named| {
-                let seen = record.patient_domain() == &named.domain && record.patients.contains(named.ordinal.0);
-                seen || record.patient_token == Some(named.token)
-            }),
+            // The log was asked for them.
+            Criterion::Patient(_) => true,
         }
     }
 }
@@ -342,7 +370,7 @@ fn plain(clause: &Clause) -> Result<Criterion, FhirError> {
     };
     let codes = || tokens().filter_map(|(_, code)| code);
     Ok(match clause.param {
-        "_id" => Criterion::Id(codes().filter_map(|id| index_of(&id)).collect()),
+        "_id" => Criterion::Id(codes().filter_map(|id| RecordId::parse(&id)).collect()),
         "action" => Criterion::Action(codes().collect()),
         "outcome" => Criterion::Outcome(codes().collect()),
         "type" => Criterion::Type(tokens().collect()),
@@ -379,10 +407,11 @@ fn plain(clause: &Clause) -> Result<Criterion, FhirError> {
     })
 }
 
-fn value_of(found: &FoundRecord, place: &herald::Place, named: &[Named]) -> Value {
-    let event = Event { index: found.index, record: &found.record, tokens: &found.tokens, sets: Sets::Whole };
+fn value_of(doors: &Doors, found: &FoundRecord, named: &[Named]) -> Value {
+    let id = found.id.to_string();
+    let event = Event { id: &id, index: found.index, record: &found.record, tokens: &found.tokens, sets: Sets::Whole };
     let name = |token: &[u8; 16]| named.iter().find(|named| named.token == *token).map(|named| named.id.to_string());
-    render(&event, place, &name)
+    render(&event, &doors.info.place(&found.log), &name)
 }
 
 struct Links<'a> {
@@ -394,14 +423,13 @@ struct Links<'a> {
 fn bundle(
     links: &Links<'_>,
     pairs: &[(String, String)],
-    page: &RecordPage,
+    page: &EventPage,
     named: &[Named],
 ) -> Result<Value, FhirError> {
-    let place = links.doors.info.place();
     let entry = |found: &FoundRecord| {
         json!({
-            "fullUrl": (format!("{}/{}", links.base, id_of(found.index))),
-            "resource": (value_of(found, &place, named)),
+            "fullUrl": (format!("{}/{}", links.base, found.id)),
+            "resource": (value_of(links.doors, found, named)),
             "search": { "mode": "match" },
         })
     };
@@ -409,24 +437,38 @@ fn bundle(
     let shown: Vec<String> =
         criteria.iter().map(|(name, value)| format!("{}={}", percent(name), percent(value))).collect();
     let mut link = vec![json!({ "relation": "self", "url": (format!("{}?{}", links.base, shown.join("&"))) })];
-    if page.more {
-        let cursor = ("_cursor".to_owned(), page.next.to_string());
+    if let Some(next) = &page.next {
+        let cursor = ("_cursor".to_owned(), next.to_string());
         let carried: Vec<&(String, String)> = criteria.into_iter().chain([&cursor]).collect();
         let plain = serde_json::to_vec(&carried).unwrap_or_default();
         let sealed = links.doors.silver.seal_link(links.bound, &plain)?;
         link.push(json!({ "relation": "next", "url": (format!("{}?_cursor={}", links.base, percent(&sealed))) }));
     }
     let mut bundle = json!({ "resourceType": "Bundle", "type": "searchset", "link": (Value::Array(link)) });
+    let lacking = (page.missing > 0).then(|| {
+        let text = format!("{} records of the audit log cannot be shown now; events may be missing here", page.missing);
+        json!({
+            "resource": {
+                "resourceType": "OperationOutcome",
+                "issue": [{ "severity": "warning", "code": "incomplete", "diagnostics": text }],
+            },
+            "search": { "mode": "outcome" },
+        })
+    });
+    let entries: Vec<Value> = page.events.iter().map(entry).chain(lacking).collect();
     if let Some(bundle) = bundle.as_object_mut()
-        && !page.records.is_empty()
+        && !entries.is_empty()
     {
-        bundle.insert("entry", page.records.iter().map(entry).collect::<Vec<_>>());
+        bundle.insert("entry", entries);
     }
     Ok(bundle)
 }
 
 impl From<AuditReadError> for FhirError {
     fn from(error: AuditReadError) -> Self {
+        if matches!(error, AuditReadError::Moved) {
+            return FhirError::new(StatusCode::GONE, "expired", error.to_string());
+        }
         tracing::error!(%error, "the audit log cannot be read");
         FhirError::unavailable("the audit log cannot be read now: try again")
     }

@@ -235,6 +235,10 @@ async fn permit_to_write(
     }
     let source = SourceName::parse(API_SOURCE).map_err(|_| FhirError::unavailable("the source has no name"))?;
     let written = written_resources(request, value);
+    if written.iter().any(|(rtype, _)| fhir::definitions::is_server_owned(rtype)) {
+        let text = "AuditEvent, CapabilityStatement, OperationOutcome and Parameters are made by this server alone";
+        return Err(FhirError::new(StatusCode::METHOD_NOT_ALLOWED, "not-supported", text));
+    }
     let mut types: Vec<&str> = written.iter().map(|(rtype, _)| *rtype).collect();
     types.sort_unstable();
     types.dedup();

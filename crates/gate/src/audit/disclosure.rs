@@ -157,6 +157,30 @@ pub struct Accounting {
     pub excluded: BTreeMap<Exclusion, u64>,
     /// Records that could not be read or were not looked at in time: then the accounting has to be made again.
     pub missing: u64,
+    /// How many are left out for now because an agency asked for it; for the privacy office, never on paper.
+    pub suspended: u64,
+}
+
+/// Agencies, as recipients are named, for whose disclosures the right to an accounting is suspended
+/// (§164.528(a)(2)).
+pub type Suspended = [String];
+
+/// Who received what a record says went out.
+pub(crate) fn recipient_of(names: &dyn Recipients, record: &AuditRecord) -> Recipient {
+    let mut recipient = names.recipient(&record.principal, record.agreement.as_deref());
+    if let Some(name) = &record.recipient {
+        recipient.name.clone_from(name);
+    }
+    recipient
+}
+
+/// The agency itself, or a person there: `Jane Roe, State Police`.
+pub(crate) fn is_suspended(recipient: &Recipient, suspended: &Suspended) -> bool {
+    let name = recipient.name.trim().to_lowercase();
+    suspended
+        .iter()
+        .map(|agency| agency.trim().to_lowercase())
+        .any(|agency| name == agency || name.strip_suffix(&agency).is_some_and(|person| person.ends_with(", ")))
 }
 
 /// Why it is left out; `None` when it is listed.
@@ -229,14 +253,17 @@ pub(crate) fn day(at: Timestamp) -> String {
 /// Gathers records, in the order of time, into an accounting.
 pub(crate) struct Accountant<'a> {
     names: &'a dyn Recipients,
+    suspended: &'a Suspended,
+    left_out: u64,
     lines: BTreeMap<(Recipient, Option<String>, String, &'static str), (Timestamp, Timestamp, u64)>,
     research: BTreeMap<(Study, Recipient), (Timestamp, Timestamp)>,
     excluded: BTreeMap<Exclusion, u64>,
 }
 
 impl<'a> Accountant<'a> {
-    pub fn new(names: &'a dyn Recipients) -> Self {
-        Accountant { names, lines: BTreeMap::new(), research: BTreeMap::new(), excluded: BTreeMap::new() }
+    pub fn new(names: &'a dyn Recipients, suspended: &'a Suspended) -> Self {
+        let (lines, research, excluded) = (BTreeMap::new(), BTreeMap::new(), BTreeMap::new());
+        Accountant { names, suspended, left_out: 0, lines, research, excluded }
     }
 
     pub fn add(&mut self, found: &Found) {
@@ -249,9 +276,10 @@ impl<'a> Accountant<'a> {
             *self.excluded.entry(reason).or_default() += 1;
             return;
         }
-        let mut recipient = self.names.recipient(&record.principal, record.agreement.as_deref());
-        if let Some(name) = &record.recipient {
-            recipient.name.clone_from(name);
+        let recipient = recipient_of(self.names, record);
+        if is_suspended(&recipient, self.suspended) {
+            self.left_out += 1;
+            return;
         }
         let is_large = record.purpose == Some(Purpose::Research) && found.patients >= RESEARCH_INDIVIDUALS_MIN;
         if let Some(study) = terms.study.filter(|_| is_large) {
@@ -291,6 +319,7 @@ impl<'a> Accountant<'a> {
             research: research.collect(),
             excluded: self.excluded,
             missing,
+            suspended: self.left_out,
         }
     }
 }

@@ -6,8 +6,9 @@ use base::{DomainName, Layer, PrincipalId, Purpose, Timestamp};
 use expect_test::expect;
 use proptest::prelude::*;
 
-use crate::audit::disclosure::{Accountant, Accounting, Exclusion, Recipient, Recipients, Study, Terms};
+use crate::audit::disclosure::{Accountant, Accounting, Exclusion, Recipient, Recipients, Study, Suspended, Terms};
 use crate::audit::index::rows::Found;
+use crate::audit::keys::RecordId;
 use crate::audit::print::{self, Paper};
 use crate::audit::record::{AuditRecord, Outcome};
 
@@ -49,11 +50,42 @@ fn found(n: u64, day: i64, who: &str, purpose: Option<Purpose>, agreement: Optio
     record.kinds = vec!["patients".into()];
     record.from = Some("10.1.2.3".parse().unwrap());
     record.obligations = vec!["mask(name, null)".into(), "mask(birth-date, year-only)".into(), "rows-max(5)".into()];
-    Found { index: n, patients, record }
+    let id = RecordId { generation: [0; 16], number: n as u32 };
+    Found { id, log: "m/audit".into(), index: n, patients, record }
+}
+
+/// What went to an agency, or to a person there, is left out while the right is suspended, and is there afterwards; others
+/// of a like name are not left out. The paper is the same but for it.
+#[test]
+fn a_suspended_disclosure_is_left_out_and_appears_after() {
+    let named = |n, day, recipient: &str| {
+        let mut found = found(n, day, "rio", Some(Purpose::PublicHealth), None, 1);
+        found.record.recipient = Some(recipient.to_owned());
+        found
+    };
+    let all = [
+        named(1, 10, "Health Inspectorate"),
+        named(2, 11, "Jane Roe, health inspectorate "),
+        named(3, 12, "Friends of the Health Inspectorate"),
+        named(4, 13, "County Health"),
+    ];
+    let to = |accounting: &Accounting| -> Vec<String> {
+        accounting.disclosures.iter().map(|line| line.recipient.name.clone()).collect()
+    };
+    let suspended = account_without(&all, &["Health Inspectorate".to_owned()]);
+    assert_eq!(to(&suspended), ["Friends of the Health Inspectorate", "County Health"]);
+    assert_eq!((suspended.suspended, suspended.missing), (2, 0));
+    let paper = print::accounting(&suspended, Paper::Text);
+    assert!(!paper.contains("Jane Roe") && !paper.contains("suspended"), "{paper}");
+    assert_eq!((to(&account(&all)).len(), account(&all).suspended), (4, 0));
 }
 
 fn account(all: &[Found]) -> Accounting {
-    let mut accountant = Accountant::new(&Files);
+    account_without(all, &[])
+}
+
+fn account_without(all: &[Found], suspended: &Suspended) -> Accounting {
+    let mut accountant = Accountant::new(&Files, suspended);
     all.iter().for_each(|found| accountant.add(found));
     accountant.finish(Timestamp(0), Timestamp(400 * DAY), 0)
 }
@@ -106,6 +138,8 @@ fn the_paper_has_what_the_law_asks_for_and_no_more() {
         ----------
 
         The law does not ask for disclosures for your treatment, for payment, or for running the hospital; to you or your representative; incident to another permitted disclosure; that you authorized in writing; for the hospital's directory, or to persons involved in your care; for national security or intelligence; to those who had you in custody; as part of a limited data set.
+
+        A health oversight agency or a law enforcement official can ask that what was disclosed to it is left out for a time (45 CFR 164.528(a)(2)).
     "#]].assert_eq(&print::accounting(&accounting, Paper::Text));
     let html = print::accounting(&accounting, Paper::Html);
     assert!(html.contains("State &lt;University&gt;") && !html.contains("<University>"), "{html}");

@@ -170,7 +170,8 @@ impl Inner {
         let size = open.log.size();
         let now = self.parts.clock.now();
         let Some(path) = self.witness_path() else { return };
-        if self.state.read().witness.0 == size || !path.parent().is_some_and(|folder| folder.join("wal").is_dir()) {
+        let is_kept = self.state.read().witness.0 == size && path.is_file();
+        if is_kept || !path.parent().is_some_and(|folder| folder.join("wal").is_dir()) {
             return;
         }
         if RealDisk.publish(&[(path, open.log.checkpoint().into_bytes())]).is_ok() {
@@ -330,7 +331,9 @@ impl AuditStore for FolderTarget {
             if self.0.is_still_there(&open) {
                 let now = self.0.parts.clock.now();
                 let kept = self.0.state.read().witness.1;
-                if kept.plus_ms(WITNESS_MS) <= now {
+                // Where the other target was begun anew, the witness went with its old folder.
+                let is_gone = self.0.witness_path().is_some_and(|path| !path.is_file());
+                if is_gone || kept.plus_ms(WITNESS_MS) <= now {
                     self.0.keep_witness(&open);
                 }
                 return;

@@ -9,14 +9,14 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use async_trait::async_trait;
-use base::{Clock, DomainName, Timestamp};
+use base::{Clock, Timestamp};
 use serde::Serialize;
 use tokio::sync::Mutex;
 
 use crate::audit::index::question::{Answer, Question};
-use crate::audit::index::rows::{Opened, PatientTokens};
+use crate::audit::index::rows::Opened;
 use crate::audit::index::{Index, IndexError, Resumed, Size};
-use crate::audit::keys::{AuditKeyError, Opener, open_with};
+use crate::audit::keys::{AuditKeyError, Opener, RecordId, open_with};
 use crate::audit::log::AuditLog;
 use crate::audit::record::AuditRecord;
 use crate::audit::target::AuditStore;
@@ -34,8 +34,6 @@ const CATCH_UP_MS: u64 = 5_000;
 const INDEX_RETRY_MS: i64 = 60_000;
 /// Years that a record is kept after the end of its own.
 const RETENTION_YEARS: i32 = 6;
-/// Tokens of patients kept in memory.
-const TOKENS_MAX: usize = 65_536;
 
 /// What happened to a target.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
@@ -79,8 +77,10 @@ pub struct TargetStatus {
     pub records: u64,
     /// It failed, and has not yet made good what it missed.
     pub lost: bool,
-    /// Records it lacks and another has.
+    /// Records it lacks and another has had for some seconds.
     pub missed: u64,
+    /// Records that another target has shown and that are on their way to this one: normal while there is traffic.
+    pub behind: u64,
     #[serde(skip_serializing_if = "Option::is_none")]
     pub why: Option<String>,
 }
@@ -107,11 +107,16 @@ pub struct IndexStatus {
     pub blocks_read: u64,
 }
 
-/// What was last told about a target.
+/// What was last found and told about a target.
 #[derive(Clone, Default)]
 struct Told {
     lost: bool,
     origin: Option<String>,
+    missed: u64,
+    behind: u64,
+    /// Appends that had failed, and when that was found.
+    failed: u64,
+    failed_at: Option<Timestamp>,
 }
 
 struct State {
@@ -123,26 +128,8 @@ struct State {
     index_due: Timestamp,
     /// What is there of the index is not to be used.
     index_is_bad: bool,
-    tokens: TokenCache,
     /// Records that did not open.
     unreadable: u64,
-}
-
-/// Tokens that were made lately.
-#[derive(Default)]
-struct TokenCache {
-    audit: Option<AuditLog>,
-    known: HashMap<(DomainName, u32), [u8; 16]>,
-}
-
-impl PatientTokens for TokenCache {
-    fn token(&mut self, domain: &DomainName, patient: u32) -> [u8; 16] {
-        if self.known.len() >= TOKENS_MAX {
-            self.known.clear();
-        }
-        let Some(audit) = &self.audit else { return [0; 16] };
-        *self.known.entry((domain.clone(), patient)).or_insert_with(|| audit.patient_token(domain, patient))
-    }
 }
 
 /// See the module. Clones are handles to the same follower.
@@ -176,7 +163,6 @@ impl AuditFollower {
             index: None,
             index_due: Timestamp(i64::MIN),
             index_is_bad: false,
-            tokens: TokenCache { audit: Some(audit.clone()), known: HashMap::new() },
             unreadable: 0,
         };
         let opener = Opener::new(audit.keys());
@@ -206,50 +192,76 @@ impl AuditFollower {
         }
         self.read(&mut state, Some(soon())).await;
         let copied = state.union.fill(now, grace_ms).await;
-        self.compare(&mut state).await;
+        self.compare(&mut state, grace_ms).await;
         copied
     }
 
+    /// Twice when a log was begun: it takes the witnesses of the others before anything else.
     async fn tend(&self) {
-        for (n, store) in self.0.stores.iter().enumerate() {
-            let is_whole = |(other, store): (usize, &Arc<dyn AuditStore>)| other != n && store.origin().is_some();
-            let others_whole = self.0.stores.iter().enumerate().any(is_whole);
-            store.tend(others_whole).await;
+        let origins = || self.0.stores.iter().map(|store| store.origin()).collect::<Vec<_>>();
+        for _ in 0..2 {
+            let before = origins();
+            for (n, store) in self.0.stores.iter().enumerate() {
+                let is_whole = |(other, store): (usize, &Arc<dyn AuditStore>)| other != n && store.origin().is_some();
+                let others_whole = self.0.stores.iter().enumerate().any(is_whole);
+                store.tend(others_whole).await;
+            }
+            if origins() == before {
+                return;
+            }
         }
     }
 
     /// Reads what is durable now, or what can be read until `until`. Gives how many records were left.
     async fn read(&self, state: &mut State, until: Option<tokio::time::Instant>) -> u64 {
         self.open_index(state).await;
-        state.union.notice_renewed();
-        let mut left = 0;
-        for n in 0..self.0.stores.len() {
-            // What comes in meanwhile is for the next round.
-            let end = self.0.stores[n].size();
-            let is_late = || until.is_some_and(|until| tokio::time::Instant::now() >= until);
-            // A target that cannot be read says so itself, and is away.
-            while let Ok(Some(chunk)) = state.union.read(n).await {
-                if !self.index_chunk(state, &chunk).await {
-                    break;
-                }
-                state.union.accept(&chunk, self.0.clock.now());
-                self.flush_index(state, false).await;
-                if is_late() || state.union.read_upto(n) >= end {
-                    break;
-                }
+        state.union.notice_renewed(self.0.clock.now());
+        // What comes in meanwhile is for the next round.
+        let ends: Vec<u64> = self.0.stores.iter().map(|store| store.size()).collect();
+        let is_late = || until.is_some_and(|until| tokio::time::Instant::now() >= until);
+        let left = |state: &State| ends.iter().enumerate().map(|(n, end)| end.saturating_sub(state.union.read_upto(n)));
+        // In turn: what one has shown is seen in the other before much of it has to be remembered.
+        loop {
+            let mut has_read = false;
+            for (n, end) in ends.iter().enumerate() {
+                has_read |= state.union.read_upto(n) < *end && self.read_chunk(state, n).await;
             }
-            left += end.saturating_sub(state.union.read_upto(n));
+            if !has_read || is_late() {
+                return left(state).sum();
+            }
         }
-        left
     }
 
-    /// Tells what changed.
-    async fn compare(&self, state: &mut State) {
+    /// Whether something was read. A target that cannot be read says so itself, and is away.
+    async fn read_chunk(&self, state: &mut State, n: usize) -> bool {
+        let Ok(Some(chunk)) = state.union.read(n).await else { return false };
+        if !self.index_chunk(state, &chunk).await {
+            return false;
+        }
+        state.union.accept(&chunk, self.0.clock.now());
+        self.flush_index(state, false).await;
+        true
+    }
+
+    /// Tells what changed. Under traffic some records are always on their way: a target is whole again when it lacks
+    /// nothing else and has taken every append for `grace_ms`.
+    async fn compare(&self, state: &mut State, grace_ms: i64) {
+        let now = self.0.clock.now();
         for (n, store) in self.0.stores.iter().enumerate() {
-            let origin = store.origin();
-            self.0.audit.compared(n, origin.is_some(), state.union.missing(n));
+            let (origin, told) = (store.origin(), &mut state.told[n]);
+            told.behind = state.union.on_their_way(n, now.plus_ms(-grace_ms));
+            told.missed = state.union.missing(n).saturating_sub(told.behind);
+            let failed = self.0.audit.targets().get(n).map_or(0, |target| target.failed);
+            let has_failed = std::mem::replace(&mut told.failed, failed) != failed;
+            told.failed_at = if has_failed { Some(now) } else { told.failed_at };
+            let is_steady = told.failed_at.is_none_or(|at| at.plus_ms(grace_ms) <= now);
+            let lost = match origin {
+                None => Some(true),
+                Some(_) if has_failed => Some(true),
+                Some(_) => (is_steady && told.missed == 0).then_some(false),
+            };
+            self.0.audit.compared(n, told.missed, lost);
             let lost = self.0.audit.targets().get(n).is_some_and(|target| target.lost);
-            let told = &mut state.told[n];
             let mut events = Vec::new();
             if lost && !told.lost {
                 let why = store.why().unwrap_or_else(|| "it took no records".to_owned());
@@ -318,28 +330,28 @@ impl AuditFollower {
                 found => drop(keys.insert(generation, found.ok())),
             }
         }
-        let (mut memory, mut tokens) = (index.take_memory(), std::mem::take(&mut state.tokens));
+        let (mut memory, audit) = (index.take_memory(), self.0.audit.clone());
         let added = tokio::task::spawn_blocking(move || {
             let mut unreadable = 0;
-            for Fresh { id, index, sealed } in fresh {
+            for Fresh { id, log, index, sealed } in fresh {
                 let Some(key) = keys.get(&id.generation) else { continue };
                 let encoded = key.as_ref().and_then(|key| open_with(key, &sealed).ok());
                 match encoded.map(|encoded| (AuditRecord::decode(&encoded), encoded)) {
-                    Some((Ok(record), encoded)) => memory.add(Opened { id, index, record, encoded }, &mut tokens),
+                    Some((Ok(record), encoded)) => {
+                        memory.add(Opened { id, log, index, record, encoded }, &audit);
+                    }
                     _ => unreadable += 1,
                 }
             }
-            (memory, tokens, unreadable)
+            (memory, unreadable)
         });
         match added.await {
-            Ok((memory, tokens, unreadable)) => {
+            Ok((memory, unreadable)) => {
                 index.put_memory(memory);
-                state.tokens = tokens;
                 state.unreadable += unreadable;
                 true
             }
             Err(error) => {
-                state.tokens.audit = Some(self.0.audit.clone());
                 self.without_index(state, &std::io::Error::other(error).into(), false);
                 false
             }
@@ -435,6 +447,26 @@ impl AuditFollower {
         state.union.view()
     }
 
+    /// The target that writes the log of this name now.
+    pub(crate) fn store_of(&self, log: &str) -> Option<Arc<dyn AuditStore>> {
+        self.0.stores.iter().find(|store| store.origin().as_deref() == Some(log)).cloned()
+    }
+
+    /// What is known of a record's name: whether any target has shown it, and where, if the index says so.
+    pub(crate) async fn place_of(&self, id: RecordId) -> (bool, Option<(Arc<str>, u64)>) {
+        let mut state = self.0.state.lock().await;
+        self.read(&mut state, Some(soon())).await;
+        let place = match state.index.as_ref().map(|index| index.place_of(id)) {
+            Some(Err(error)) => {
+                self.without_index(&mut state, &error.into(), true);
+                None
+            }
+            Some(Ok(place)) => place,
+            None => None,
+        };
+        (state.union.seen().contains(id), place)
+    }
+
     pub async fn status(&self) -> AuditStatus {
         let state = self.0.state.lock().await;
         let health = self.0.audit.targets();
@@ -442,8 +474,12 @@ impl AuditFollower {
             name: store.name().to_owned(),
             origin: store.origin(),
             records: store.size(),
-            lost: health.get(n).is_some_and(|target| target.lost) || store.origin().is_none(),
-            missed: state.union.missing(n),
+            // A log that was not compared yet is not known to be whole.
+            lost: health.get(n).is_some_and(|target| target.lost)
+                || store.origin().is_none()
+                || state.told[n].origin != store.origin(),
+            missed: state.told[n].missed,
+            behind: state.told[n].behind,
             why: store.why(),
         };
         let targets = self.0.stores.iter().enumerate().map(target).collect();

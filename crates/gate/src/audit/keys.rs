@@ -8,6 +8,7 @@
 //! Never here: what a record says (see `record`).
 
 use std::collections::HashMap;
+use std::fmt;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicI64, AtomicU64, Ordering};
 
@@ -165,19 +166,40 @@ pub(crate) fn generation_of(sealed: &[u8]) -> Result<[u8; 16], AuditKeyError> {
     }
 }
 
-/// What names a sealed record wherever it lies: its generation, and its number in it.
+/// What names a record wherever it lies: its generation of keys, and its number in it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub(crate) struct RecordId {
-    pub generation: [u8; 16],
-    pub number: u32,
+pub struct RecordId {
+    pub(crate) generation: [u8; 16],
+    pub(crate) number: u32,
+}
+
+/// 32 hexadecimal digits, `-`, the number: an id that FHIR takes too.
+impl fmt::Display for RecordId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}-{}", base::hex::encode(&self.generation), self.number)
+    }
 }
 
 impl RecordId {
     /// `None` for what no [`Sealer`] made.
-    pub fn of(sealed: &[u8]) -> Option<Self> {
+    pub(crate) fn of(sealed: &[u8]) -> Option<Self> {
         let generation = generation_of(sealed).ok()?;
         let number = u64::from_le_bytes(sealed.get(17..25)?.try_into().ok()?);
         Some(RecordId { generation, number: u32::try_from(number).ok()? })
+    }
+
+    /// As it is displayed, and no other way.
+    pub fn parse(text: &str) -> Option<Self> {
+        let (digits, number) = text.split_once('-')?;
+        let generation: Vec<u8> = digits
+            .as_bytes()
+            .as_chunks::<2>()
+            .0
+            .iter()
+            .map(|pair| u8::from_str_radix(std::str::from_utf8(pair).ok()?, 16).ok())
+            .collect::<Option<_>>()?;
+        let id = RecordId { generation: generation.try_into().ok()?, number: number.parse().ok()? };
+        (id.to_string() == text).then_some(id)
     }
 }
 

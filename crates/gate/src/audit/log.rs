@@ -63,8 +63,8 @@ impl AuditLog {
     }
 
     /// See [`Targets::compared`].
-    pub(crate) fn compared(&self, n: usize, is_there: bool, missed: u64) {
-        self.0.targets.compared(n, is_there, missed);
+    pub(crate) fn compared(&self, n: usize, missed: u64, lost: Option<bool>) {
+        self.0.targets.compared(n, missed, lost);
     }
 
     pub(crate) fn keys(&self) -> Arc<dyn AuditKeys> {
@@ -73,6 +73,14 @@ impl AuditLog {
 
     pub(crate) fn patient_token(&self, domain: &DomainName, patient: u32) -> [u8; 16] {
         self.0.tokens.patient(domain, patient)
+    }
+
+    /// Tokens of a record's patients in the order of their ordinals; none when they are more than `named_max`.
+    pub(crate) fn tokens_of(&self, record: &AuditRecord, named_max: u64) -> Vec<[u8; 16]> {
+        if record.patients.len() > named_max {
+            return Vec::new();
+        }
+        record.patients.iter().map(|patient| self.patient_token(record.patient_domain(), patient)).collect()
     }
 
     pub(crate) fn query_hash(&self, text: &[u8]) -> [u8; 16] {

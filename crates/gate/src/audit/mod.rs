@@ -5,6 +5,9 @@
 pub(crate) mod disclosure;
 #[cfg(test)]
 mod disclosure_tests;
+pub(crate) mod events;
+#[cfg(test)]
+mod events_tests;
 pub(crate) mod folder;
 pub(crate) mod follow;
 pub(crate) mod index;

@@ -8,7 +8,7 @@ use std::fmt::Write;
 
 use base::Purpose;
 
-use crate::audit::disclosure::{Accounting, Recipients, day, what_words};
+use crate::audit::disclosure::{Accounting, Recipients, day, recipient_of, what_words};
 use crate::audit::index::rows::Found;
 use crate::audit::record::{AuditRecord, Outcome};
 
@@ -33,6 +33,10 @@ enum Part {
 }
 
 const BLANK: &str = "Name: ______________________   Date of birth: ____________   Record number: ____________";
+
+/// On every report, whether anything is left out or not: otherwise it would tell.
+const AGENCIES: &str = "A health oversight agency or a law enforcement official can ask that what was disclosed to it is \
+                        left out for a time (45 CFR 164.528(a)(2)).";
 
 impl Sheet {
     fn on(&self, paper: Paper) -> String {
@@ -155,6 +159,7 @@ pub fn accounting(accounting: &Accounting, paper: Paper) -> String {
     parts.push(Part::Heading("Not listed"));
     let words: Vec<&str> = crate::Exclusion::ALL.iter().map(|reason| reason.words()).collect();
     parts.push(Part::Sentence(format!("The law does not ask for disclosures {}.", words.join("; "))));
+    parts.push(Part::Sentence(AGENCIES.to_owned()));
     Sheet { title: "Accounting of Disclosures", parts }.on(paper)
 }
 
@@ -200,7 +205,7 @@ pub(crate) fn who_saw(found: &[Found], missing: u64, more: bool, names: &dyn Rec
     let rows = found.iter().map(|found| {
         let record = &found.record;
         let time: String = record.at.to_string().chars().skip(11).take(5).collect();
-        let mut who = recipient_words(&names.recipient(&record.principal, record.agreement.as_deref()));
+        let mut who = recipient_words(&recipient_of(names, record));
         if record.on_behalf.is_some() {
             who.push_str(", on behalf of another");
         }
@@ -213,6 +218,7 @@ pub(crate) fn who_saw(found: &[Found], missing: u64, more: bool, names: &dyn Rec
             outcome_words(record).to_owned(),
         ]
     });
+    parts.push(Part::Sentence(AGENCIES.to_owned()));
     let rows: Vec<_> = rows.collect();
     parts.push(match rows.is_empty() {
         true => Part::Sentence("None.".to_owned()),

@@ -21,7 +21,7 @@ use serde::Serialize;
 use crate::audit::disclosure::{NoNames, Recipients};
 use crate::audit::follow::AuditFollower;
 use crate::audit::index::rows::Found;
-use crate::audit::keys::{AuditKeyError, Opener};
+use crate::audit::keys::{AuditKeyError, Opener, RecordId};
 use crate::audit::log::AuditLog;
 use crate::audit::record::{AuditRecord, Outcome};
 use crate::audit::target::SourceError;
@@ -29,7 +29,7 @@ use crate::audit::union::View;
 use crate::gate::governance;
 use crate::release::Held;
 
-const CHUNK: u64 = 1024;
+pub(crate) const CHUNK: u64 = 1024;
 /// Summaries kept: four million records.
 const SUMMARIES_MAX: usize = 4096;
 /// Lines of one page, and of one who-saw report.
@@ -53,6 +53,9 @@ pub struct AuditFilter {
 /// One record as people and programs read it.
 #[derive(Debug, Clone, PartialEq, Serialize)]
 pub struct AccessLine {
+    /// Names the record; its AuditEvent has the same id.
+    pub id: String,
+    /// Place in the log that showed it first.
     pub index: u64,
     /// FHIR instant.
     pub at: String,
@@ -93,6 +96,7 @@ impl AccessLine {
     pub(crate) fn new(found: &Found) -> Self {
         let record = &found.record;
         AccessLine {
+            id: found.id.to_string(),
             index: found.index,
             at: record.at.to_string(),
             principal: record.principal.to_string(),
@@ -185,6 +189,9 @@ pub enum AuditReadError {
     Source(#[from] SourceError),
     #[error(transparent)]
     Key(#[from] AuditKeyError),
+    /// A page of one target's log cannot go on in another's.
+    #[error("the search began in a log that is not read now: search again")]
+    Moved,
 }
 
 /// What a full chunk is about.
@@ -199,7 +206,7 @@ struct Summary {
 }
 
 impl Summary {
-    fn of(records: &[(u64, AuditRecord)], unreadable: u64) -> Self {
+    fn of(records: &[(u64, RecordId, AuditRecord)], unreadable: u64) -> Self {
         let mut summary = Summary {
             from: Timestamp(i64::MAX),
             to: Timestamp(i64::MIN),
@@ -209,7 +216,7 @@ impl Summary {
             emergency: false,
             unreadable,
         };
-        for (_, record) in records {
+        for (.., record) in records {
             summary.from = summary.from.min(record.at);
             summary.to = summary.to.max(record.at);
             summary.principals.insert(hash(&record.principal));
@@ -278,13 +285,27 @@ impl Source {
         self.view.hidden
     }
 
+    /// The log that is read first.
+    pub fn origin(&self) -> &Arc<str> {
+        &self.origin
+    }
+
+    /// Which log a position of this source is in, and where there.
+    pub fn place_of(&self, position: u64) -> (Arc<str>, u64) {
+        let stray = position.checked_sub(self.size).and_then(|nth| usize::try_from(nth).ok());
+        match stray.and_then(|nth| self.view.strays.get(nth)) {
+            Some((store, index)) => (store.origin().unwrap_or_default().into(), *index),
+            None => (self.origin.clone(), position),
+        }
+    }
+
     /// A page of nothing yet.
     fn page(&self, next: Option<u64>) -> AuditPage {
         AuditPage { lines: Vec::new(), next, size: self.end(), unreadable: 0, hidden: self.view.hidden }
     }
 
     /// Some records from `from` on, in order; none only at the end.
-    async fn read(&self, from: u64, max: u64) -> Result<Vec<(u64, Bytes)>, SourceError> {
+    pub(crate) async fn read(&self, from: u64, max: u64) -> Result<Vec<(u64, Bytes)>, SourceError> {
         let (store, at, max) = match &self.view.lead {
             Some(lead) if from < self.size => (lead.clone(), from, max.min(self.size - from)),
             _ => {
@@ -306,7 +327,7 @@ pub struct AuditReader {
     pub(crate) audit: AuditLog,
     pub(crate) clock: Arc<dyn Clock>,
     pub(crate) names: Arc<dyn Recipients>,
-    opener: Opener,
+    pub(crate) opener: Opener,
     /// By the log's origin and the chunk's first record.
     summaries: Mutex<BTreeMap<(Arc<str>, u64), Arc<Summary>>>,
 }
@@ -366,8 +387,7 @@ impl AuditReader {
             let start = (end - 1) / CHUNK * CHUNK;
             let chunk = self.scan(&source, filter, start, LINES_MAX, end - start).await?;
             page.unreadable += chunk.unreadable;
-            let older = chunk.found.iter().filter(|found| found.index < end);
-            page.lines.splice(0..0, older.map(AccessLine::new));
+            page.lines.splice(0..0, chunk.found.iter().map(AccessLine::new));
             end = start;
         }
         page.lines.drain(..page.lines.len().saturating_sub(max));
@@ -407,7 +427,7 @@ impl AuditReader {
             }
             let (records, unreadable) = self.chunk(source, start, end).await?;
             scan.unreadable += unreadable;
-            for (index, record) in records.into_iter().filter(|(index, _)| *index >= at) {
+            for (index, id, record) in records.into_iter().filter(|(index, ..)| *index >= at) {
                 if wanted(&record, filter, token.as_ref()) {
                     if scan.found.len() >= max {
                         scan.next = Some(index);
@@ -415,7 +435,8 @@ impl AuditReader {
                     }
                     let patients = record.patients.len();
                     let record = AuditRecord { patients: RoaringBitmap::new(), ..record };
-                    scan.found.push(Found { index, patients, record });
+                    let (log, index) = source.place_of(index);
+                    scan.found.push(Found { id, log, index, patients, record });
                 }
             }
             at = end;
@@ -423,13 +444,19 @@ impl AuditReader {
         Ok(scan)
     }
 
+    /// What a chunk is known to be about, if it was read before.
+    pub(crate) fn may_hold(&self, source: &Source, start: u64, filter: &AuditFilter) -> bool {
+        let known = self.summaries.lock().get(&(source.origin.clone(), start)).cloned();
+        known.is_none_or(|known| known.may_hold(filter, None))
+    }
+
     /// Records of `start..end`, and how many could not be opened. Keeps the summary of a full chunk.
-    async fn chunk(
+    pub(crate) async fn chunk(
         &self,
         source: &Source,
         start: u64,
         end: u64,
-    ) -> Result<(Vec<(u64, AuditRecord)>, u64), AuditReadError> {
+    ) -> Result<(Vec<(u64, RecordId, AuditRecord)>, u64), AuditReadError> {
         let mut records = Vec::new();
         let mut unreadable = 0;
         let mut at = start;
@@ -438,10 +465,11 @@ impl AuditReader {
             let Some((last, _)) = sealed.last() else { break };
             at = last + 1;
             for (index, sealed) in sealed {
-                match self.opener.open(&sealed).await.map(|plain| AuditRecord::decode(&plain)) {
-                    Ok(Ok(record)) => records.push((index, record)),
-                    Err(AuditKeyError::Outage) => return Err(AuditKeyError::Outage.into()),
-                    Ok(Err(_)) | Err(_) => unreadable += 1,
+                let opened = self.opener.open(&sealed).await.map(|plain| AuditRecord::decode(&plain));
+                match (RecordId::of(&sealed), opened) {
+                    (Some(id), Ok(Ok(record))) => records.push((index, id, record)),
+                    (_, Err(AuditKeyError::Outage)) => return Err(AuditKeyError::Outage.into()),
+                    _ => unreadable += 1,
                 }
             }
         }

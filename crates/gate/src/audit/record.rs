@@ -282,8 +282,10 @@ impl AuditRecord {
 
     /// Spreads a large set of patients over records of bounded size, each with the same decision. A roaring container
     /// holds 65,536 ordinals in at most 8 KiB; four of them stay well below the 65,535 bytes that an entry may have.
-    pub(crate) fn split(self) -> Vec<AuditRecord> {
+    pub(crate) fn split(mut self) -> Vec<AuditRecord> {
         const CONTAINERS: u32 = 4;
+        // A whole ward, a whole product: runs of ordinals.
+        self.patients.optimize();
         if self.patients.serialized_size() <= 32 << 10 {
             return vec![self];
         }
@@ -300,7 +302,11 @@ impl AuditRecord {
             }
         }
         let parts = sets.len() as u32;
-        let record = |(part, patients)| AuditRecord { part: part as u32, parts, patients, ..self.clone() };
+        self.patients.clear();
+        let record = |(part, mut patients): (usize, RoaringBitmap)| {
+            patients.optimize();
+            AuditRecord { part: part as u32, parts, patients, ..self.clone() }
+        };
         sets.into_iter().enumerate().map(record).collect()
     }
 }

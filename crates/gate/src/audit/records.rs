@@ -5,10 +5,10 @@
 
 use std::sync::Arc;
 
-use base::{Clock, DomainName, Layer, Ordinal, Permit, Read};
+use base::{Clock, Layer, Permit, Read};
 use bytes::Bytes;
 
-use crate::audit::keys::{AuditKeyError, Opener};
+use crate::audit::keys::{AuditKeyError, Opener, RecordId};
 use crate::audit::log::AuditLog;
 use crate::audit::reader::AuditReadError;
 use crate::audit::record::AuditRecord;
@@ -19,9 +19,13 @@ use crate::release::Held;
 /// Records opened at once.
 const CHUNK: u64 = 1024;
 
-/// A record with its place in the log.
+/// A record with its place.
 #[derive(Debug, Clone, PartialEq)]
 pub struct FoundRecord {
+    /// The same wherever the record lies.
+    pub id: RecordId,
+    /// Names the log to the world, `MESH/audit`, and its place there.
+    pub log: Arc<str>,
     pub index: u64,
     pub record: AuditRecord,
     /// Keyed tokens of its patients, in the order of their ordinals; none when they are more than was asked for.
@@ -83,17 +87,6 @@ impl AuditRecords {
         self.first().map_or(0, |store| store.size())
     }
 
-    /// The keyed token of a patient, as records and renderings have it.
-    pub fn patient_token(
-        &self,
-        permit: &Permit<Read>,
-        domain: &DomainName,
-        patient: Ordinal,
-    ) -> Result<[u8; 16], AuditReadError> {
-        self.check(permit)?;
-        Ok(self.audit.patient_token(domain, patient.0))
-    }
-
     /// Those records of a span that are wanted.
     pub async fn page(
         &self,
@@ -104,6 +97,7 @@ impl AuditRecords {
         self.check(permit)?;
         let gone = || SourceError("no target of the audit log is there; see `ward audit status`".to_owned());
         let source = self.first().ok_or_else(gone)?.clone();
+        let log: Arc<str> = source.origin().unwrap_or_default().into();
         let size = source.size();
         let (mut low, mut high) = (span.from, span.upto.min(size));
         let mut page = RecordPage { size, ..RecordPage::default() };
@@ -119,7 +113,7 @@ impl AuditRecords {
                 if page.records.len() >= span.records_max {
                     break 'pages;
                 }
-                self.look(index, &sealed, span.named_max, wanted, &mut page).await?;
+                self.look((&log, index), &sealed, span.named_max, wanted, &mut page).await?;
                 looked_at += 1;
                 if span.newest_first { high = index } else { low = index + 1 }
             }
@@ -130,20 +124,21 @@ impl AuditRecords {
 
     async fn look(
         &self,
-        index: u64,
+        (log, index): (&Arc<str>, u64),
         sealed: &[u8],
         named_max: u64,
         wanted: &(dyn Fn(u64, &AuditRecord) -> bool + Sync),
         page: &mut RecordPage,
     ) -> Result<(), AuditReadError> {
-        match self.opener.open(sealed).await.map(|plain| AuditRecord::decode(&plain)) {
-            Ok(Ok(record)) if wanted(index, &record) => {
-                let tokens = self.tokens(&record, named_max);
-                page.records.push(FoundRecord { index, record, tokens });
+        let opened = self.opener.open(sealed).await.map(|plain| AuditRecord::decode(&plain));
+        match (RecordId::of(sealed), opened) {
+            (Some(id), Ok(Ok(record))) if wanted(index, &record) => {
+                let tokens = self.audit.tokens_of(&record, named_max);
+                page.records.push(FoundRecord { id, log: log.clone(), index, record, tokens });
             }
-            Ok(Ok(_)) => {}
-            Err(AuditKeyError::Outage) => return Err(AuditKeyError::Outage.into()),
-            Ok(Err(_)) | Err(_) => page.unreadable += 1,
+            (Some(_), Ok(Ok(_))) => {}
+            (_, Err(AuditKeyError::Outage)) => return Err(AuditKeyError::Outage.into()),
+            _ => page.unreadable += 1,
         }
         Ok(())
     }
@@ -151,14 +146,6 @@ impl AuditRecords {
     fn check(&self, permit: &Permit<Read>) -> Result<(), AuditReadError> {
         let covers = permit.covers_kind(&governance(), Layer::Governance, "audit").is_ok();
         if covers && permit.is_live(self.clock.now()) { Ok(()) } else { Err(AuditReadError::NotCovered) }
-    }
-
-    fn tokens(&self, record: &AuditRecord, named_max: u64) -> Vec<[u8; 16]> {
-        if record.patients.len() > named_max {
-            return Vec::new();
-        }
-        let domain = record.patient_domain();
-        record.patients.iter().map(|patient| self.audit.patient_token(domain, patient)).collect()
     }
 }
 

@@ -7,7 +7,7 @@ use std::collections::HashSet;
 
 use base::{DomainName, Ordinal, Permit, Read, Timestamp};
 
-use crate::audit::disclosure::{Accountant, Accounting};
+use crate::audit::disclosure::{Accountant, Accounting, Suspended, is_suspended, recipient_of};
 use crate::audit::index::question::Question;
 use crate::audit::index::rows::Found;
 use crate::audit::print::{self, Paper};
@@ -15,7 +15,7 @@ use crate::audit::reader::{AccessLine, AuditFilter, AuditPage, AuditReadError, A
 use crate::release::Held;
 
 /// Lines of one report.
-const LINES_MAX: usize = 10_000;
+pub(crate) const LINES_MAX: usize = 10_000;
 /// Records of one patient that an accounting looks at.
 const ACCOUNTED_MAX: usize = 1_000_000;
 /// §164.528(a)(3): six years before the request.
@@ -29,14 +29,14 @@ pub struct Period {
 }
 
 /// What the log knows of one patient, oldest first.
-struct Known {
-    found: Vec<Found>,
-    more: bool,
+pub(crate) struct Known {
+    pub found: Vec<Found>,
+    pub more: bool,
     /// Records looked through, or in the index.
-    size: u64,
-    unreadable: u64,
+    pub size: u64,
+    pub unreadable: u64,
     /// Durable records that could not be looked at.
-    hidden: u64,
+    pub hidden: u64,
 }
 
 impl AuditReader {
@@ -73,26 +73,30 @@ impl AuditReader {
         domain: &DomainName,
         patient: Ordinal,
         period: Period,
+        suspended: &Suspended,
         paper: Paper,
     ) -> Result<Held<String>, AuditReadError> {
         self.check(permit)?;
-        let known = self.known(domain, patient, period, LINES_MAX).await?;
+        let mut known = self.known(domain, patient, period, LINES_MAX).await?;
+        known.found.retain(|found| !is_suspended(&recipient_of(&*self.names, &found.record), suspended));
         let text = print::who_saw(&known.found, known.unreadable + known.hidden, known.more, &*self.names, paper);
         Ok(Held::under(permit, text))
     }
 
-    /// The accounting of disclosures of a period, by default of the six years until now.
+    /// The accounting of disclosures of a period, by default of the six years until now, without those to agencies for
+    /// which the right to it is suspended.
     pub async fn accounting(
         &self,
         permit: &Permit<Read>,
         domain: &DomainName,
         patient: Ordinal,
         period: Period,
+        suspended: &Suspended,
     ) -> Result<Held<Accounting>, AuditReadError> {
         self.check(permit)?;
         let until = period.until.unwrap_or_else(|| self.clock.now().plus_ms(1));
         let since = period.since.unwrap_or_else(|| years_before(until, ACCOUNTING_YEARS));
-        let mut accountant = Accountant::new(&*self.names);
+        let mut accountant = Accountant::new(&*self.names, suspended);
         let (mut from, mut looked_at, mut missing) = (since, 0, 0);
         // Those of the last millisecond come again with the next page.
         let mut before: HashSet<(u64, u64)> = HashSet::new();
@@ -114,7 +118,7 @@ impl AuditReader {
         Ok(Held::under(permit, accountant.finish(since, until.plus_ms(-1), missing)))
     }
 
-    async fn known(
+    pub(crate) async fn known(
         &self,
         domain: &DomainName,
         patient: Ordinal,

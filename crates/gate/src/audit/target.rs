@@ -60,12 +60,15 @@ pub struct TargetState {
     pub lost: bool,
     /// Records this target does not have and another has.
     pub missed: u64,
+    /// Appends that failed since the start.
+    pub failed: u64,
 }
 
 struct Tracked {
     target: Arc<dyn AuditTarget>,
     lost: AtomicBool,
     missed: AtomicU64,
+    failed: AtomicU64,
     /// Bounds what waits for a slow target.
     places: Arc<Semaphore>,
 }
@@ -78,6 +81,7 @@ impl Tracked {
         };
         if outcome.is_err() {
             self.missed.fetch_add(records.len() as u64, Ordering::Relaxed);
+            self.failed.fetch_add(1, Ordering::Relaxed);
             self.set_lost(true);
         }
         outcome
@@ -105,6 +109,7 @@ impl Targets {
                 target,
                 lost: AtomicBool::new(false),
                 missed: AtomicU64::new(0),
+                failed: AtomicU64::new(0),
                 places: Arc::new(Semaphore::new(queue_max)),
             })
         };
@@ -116,19 +121,16 @@ impl Targets {
             name: tracked.target.name().to_owned(),
             lost: tracked.lost.load(Ordering::Relaxed),
             missed: tracked.missed.load(Ordering::Relaxed),
+            failed: tracked.failed.load(Ordering::Relaxed),
         };
         self.0.iter().map(state).collect()
     }
 
-    /// What comparing the targets has found: the n-th is there or not, and lacks so many records.
-    pub(crate) fn compared(&self, n: usize, is_there: bool, missed: u64) {
+    /// What comparing the targets has found: the n-th lacks so many records; it is lost, or not, or as before.
+    pub(crate) fn compared(&self, n: usize, missed: u64, lost: Option<bool>) {
         if let Some(tracked) = self.0.get(n) {
             tracked.missed.store(missed, Ordering::Relaxed);
-            if !is_there {
-                tracked.set_lost(true);
-            } else if missed == 0 {
-                tracked.set_lost(false);
-            }
+            lost.into_iter().for_each(|lost| tracked.set_lost(lost));
         }
     }
 

@@ -95,20 +95,33 @@ struct Member {
     have: Have,
     upto: u64,
     waiting: VecDeque<Waiting>,
-    /// From here on records may be lacking elsewhere that `waiting` does not list.
-    rescan: Option<u64>,
+    rescan: Option<Rescan>,
+}
+
+/// Records that may be lacking elsewhere and that `waiting` does not list.
+#[derive(Clone, Copy)]
+struct Rescan {
+    from: u64,
+    /// Exclusive.
+    upto: u64,
+    /// Since when it is known.
+    since: Timestamp,
 }
 
 impl Member {
     /// The next that another target may lack has to be found by reading again.
-    fn look_again_from(&mut self, index: u64) {
-        self.rescan = Some(self.rescan.map_or(index, |known| known.min(index)));
+    fn look_again_from(&mut self, index: u64, now: Timestamp) {
+        let (from, since) = self.rescan.map_or((index, now), |known| (known.from.min(index), known.since));
+        self.rescan = Some(Rescan { from, upto: self.upto, since });
+        self.waiting.clear();
     }
 }
 
 /// A record read from a target that no other had shown before.
 pub(crate) struct Fresh {
     pub id: RecordId,
+    /// Names the log that showed it, and its place there.
+    pub log: Arc<str>,
     pub index: u64,
     pub sealed: Bytes,
 }
@@ -158,6 +171,18 @@ impl Union {
         self.seen.len() - self.gone - self.members[n].have.len()
     }
 
+    /// Of these, those that another target has shown after `since`: they are on their way.
+    pub fn on_their_way(&self, n: usize, since: Timestamp) -> u64 {
+        let mut found = Have::default();
+        for (_, other) in self.members.iter().enumerate().filter(|(other, _)| *other != n) {
+            let young = other.waiting.iter().rev().take_while(|waiting| waiting.since > since);
+            for waiting in young.filter(|waiting| !self.members[n].have.contains(waiting.id)) {
+                found.insert(waiting.id);
+            }
+        }
+        found.len()
+    }
+
     /// Entries that are durable and not yet read.
     pub fn unread(&self) -> u64 {
         let unread = |member: &Member| match member.store.origin() {
@@ -183,7 +208,7 @@ impl Union {
     }
 
     /// A target is there for the first time: it is read from where an earlier run stopped, if it is the same log.
-    fn recall(&mut self, n: usize, origin: &str) {
+    fn recall(&mut self, n: usize, origin: &str, now: Timestamp) {
         let store = self.members[n].store.clone();
         let is_it = |place: &mut Place| {
             place.origin == origin && store.size() >= place.size && store.mark(place.size) == Some(place.mark)
@@ -194,7 +219,7 @@ impl Union {
         // What one lacks was written down nowhere.
         for n in 0..self.members.len() {
             if self.missing(n) > 0 {
-                self.others_look_again(n);
+                self.others_look_again(n, now);
             }
         }
     }
@@ -207,25 +232,24 @@ impl Union {
         self.gone = self.seen.len() - held.sum::<u64>();
     }
 
-    fn others_look_again(&mut self, n: usize) {
+    fn others_look_again(&mut self, n: usize, now: Timestamp) {
         for (_, other) in self.members.iter_mut().enumerate().filter(|(other, _)| *other != n) {
-            other.waiting.clear();
-            other.look_again_from(0);
+            other.look_again_from(0, now);
         }
     }
 
     /// Notices that a target is there, or was made anew: then whatever it had is gone.
-    pub fn notice_renewed(&mut self) {
+    pub fn notice_renewed(&mut self, now: Timestamp) {
         for n in 0..self.members.len() {
             let Some(origin) = self.members[n].store.origin() else { continue };
             let known = self.members[n].origin.replace(origin.clone());
             match known {
-                None => self.recall(n, &origin),
+                None => self.recall(n, &origin, now),
                 Some(known) if known != origin => {
                     let member = &mut self.members[n];
                     (member.have, member.upto, member.rescan) = (Have::default(), 0, None);
                     member.waiting.clear();
-                    self.others_look_again(n);
+                    self.others_look_again(n, now);
                     self.count_gone();
                 }
                 Some(_) => {}
@@ -246,10 +270,11 @@ impl Union {
     /// Those of a chunk that no target has shown before.
     pub fn fresh(&self, chunk: &Chunk) -> Vec<Fresh> {
         let mut own = Have::default();
+        let log: Arc<str> = self.members[chunk.member].origin.as_deref().unwrap_or_default().into();
         let fresh = |(index, sealed): &(u64, Bytes)| {
             let id = RecordId::of(sealed)?;
             let is_fresh = !self.seen.contains(id) && own.insert(id);
-            is_fresh.then(|| Fresh { id, index: *index, sealed: sealed.clone() })
+            is_fresh.then(|| Fresh { id, log: log.clone(), index: *index, sealed: sealed.clone() })
         };
         chunk.entries.iter().filter_map(fresh).collect()
     }
@@ -276,8 +301,7 @@ impl Union {
             if member.waiting.len() > WAITING_MAX
                 && let Some(first) = member.waiting.front().map(|waiting| waiting.index)
             {
-                member.look_again_from(first);
-                member.waiting.clear();
+                member.look_again_from(first, now);
             }
         }
     }
@@ -309,7 +333,7 @@ impl Union {
                 continue;
             }
             copied += self.fill_waiting(from, now, grace_ms).await;
-            copied += self.fill_by_reading(from).await;
+            copied += self.fill_by_reading(from, now, grace_ms).await;
             self.tidy(from);
         }
         copied
@@ -342,17 +366,16 @@ impl Union {
     }
 
     /// Reads again what may be lacking elsewhere, as long as it can be copied.
-    async fn fill_by_reading(&mut self, from: usize) -> u64 {
+    async fn fill_by_reading(&mut self, from: usize, now: Timestamp, grace_ms: i64) -> u64 {
         let mut copied = 0;
         for _ in 0..FILL_CHUNKS_MAX {
-            let Some(at) = self.members[from].rescan else { return copied };
-            let end = self.members[from].upto;
-            // A target that is away has to wait, and so has the place where it stopped.
-            if at < end && self.others_there(from).len() + 1 < self.members.len() {
-                return copied;
-            }
+            let Some(Rescan { from: at, upto: end, since }) = self.members[from].rescan else { return copied };
             if at >= end {
                 self.members[from].rescan = None;
+                return copied;
+            }
+            // A target that is away has to wait, and so has the place where it stopped.
+            if since.plus_ms(grace_ms) > now || self.others_there(from).len() + 1 < self.members.len() {
                 return copied;
             }
             let want = usize::try_from(end - at).unwrap_or(CHUNK).min(CHUNK);
@@ -364,7 +387,7 @@ impl Union {
                     None => return copied,
                 }
             }
-            self.members[from].rescan = Some(last + 1);
+            self.members[from].rescan = Some(Rescan { from: last + 1, upto: end, since });
         }
         copied
     }
@@ -391,24 +414,31 @@ impl Union {
         Some(lacking.len() as u64)
     }
 
-    /// How reports read: one target that has most, and what only others have.
-    pub fn view(&self) -> View {
-        let there = (0..self.members.len()).filter(|n| self.members[*n].origin.is_some());
-        let there = there.filter(|n| self.members[*n].store.origin() == self.members[*n].origin);
-        // Of equals the first.
-        let Some(lead) = there.clone().rev().max_by_key(|n| self.members[*n].have.len()) else {
-            return View { lead: None, strays: Vec::new(), hidden: self.seen.len() };
-        };
-        let mut found = Have::default();
-        let mut strays = Vec::new();
-        for n in there.filter(|n| *n != lead) {
-            for waiting in &self.members[n].waiting {
+    /// What a target lacks and others list.
+    fn strays(&self, lead: usize, there: &[usize]) -> Vec<(Arc<dyn AuditStore>, u64)> {
+        let (mut found, mut strays) = (Have::default(), Vec::new());
+        for n in there.iter().filter(|n| **n != lead) {
+            for waiting in &self.members[*n].waiting {
                 if !self.members[lead].have.contains(waiting.id) && found.insert(waiting.id) {
-                    strays.push((self.members[n].store.clone(), waiting.index));
+                    strays.push((self.members[*n].store.clone(), waiting.index));
                 }
             }
         }
-        let hidden = (self.missing(lead) + self.gone).saturating_sub(strays.len() as u64);
+        strays
+    }
+
+    /// How reports read: one target that lacks least, and what only others have.
+    pub fn view(&self) -> View {
+        let there = (0..self.members.len()).filter(|n| self.members[*n].origin.is_some());
+        let there: Vec<usize> = there.filter(|n| self.members[*n].store.origin() == self.members[*n].origin).collect();
+        // The first that shows everything together with what only others have; so it seldom changes.
+        let views = there.iter().map(|lead| (*lead, self.strays(*lead, &there)));
+        let views: Vec<_> =
+            views.map(|(lead, strays)| (self.missing(lead) - strays.len() as u64, lead, strays)).collect();
+        let Some((lacking, lead, strays)) = views.into_iter().min_by_key(|(lacking, ..)| *lacking) else {
+            return View { lead: None, strays: Vec::new(), hidden: self.seen.len() };
+        };
+        let hidden = lacking + self.gone;
         View { lead: Some(self.members[lead].store.clone()), strays, hidden }
     }
 }

@@ -3,7 +3,8 @@
 
 use std::path::Path;
 
-use serde_json::Value;
+use hyper::Method;
+use serde_json::{Value, json};
 use tempfile::TempDir;
 
 use crate::harness::{Mesh, Process, adt, mesh_folder, program, ward};
@@ -39,14 +40,12 @@ async fn who_saw(node: &Process, patient: &str) -> Vec<String> {
     lines.map(|line| format!("{} {} {}", line["at"], line["principal"], line["decision"])).collect()
 }
 
-/// Waits until both targets have everything, but for the question before, which may be on its way to one of them.
+/// Waits until both targets have everything, but for what is on its way: each question is a record itself.
 async fn whole(node: &Process) -> Value {
     loop {
         let status = node.client.get("/admin/audit/status", None).await.expect("a status");
         let targets = status["targets"].as_array().expect("targets");
-        if targets.len() == 2
-            && targets.iter().all(|target| target["lost"] == false && target["missed"].as_u64() <= Some(1))
-        {
+        if targets.len() == 2 && targets.iter().all(|target| target["lost"] == false && target["missed"] == 0) {
             return status;
         }
         tokio::task::yield_now().await;
@@ -77,7 +76,6 @@ async fn look(node: &Process, patient: &str, times: usize) {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-#[ignore = "waits for ever for the state it asks about: its own questions are on their way to a target; not understood yet"]
 async fn audit_targets_fill_up_what_one_has_lost() {
     let folder = mesh_folder();
     let (first, second) = (folder.path().join("data/logs/audit"), folder.path().join("audit-second/audit"));
@@ -95,6 +93,7 @@ async fn audit_targets_fill_up_what_one_has_lost() {
     std::fs::rename(&second, folder.path().join("gone")).expect("the second folder goes");
     look(&node, &patient, 5).await;
     until_origin(&node, "suite/audit-second.2").await;
+    assert!(second.join("witness-log").is_file(), "an old copy of the first would not be known");
     let seen = who_saw(&node, &patient).await;
     assert!(seen.len() >= 16, "{seen:?}");
     node.kill().await;
@@ -172,5 +171,69 @@ async fn audit_accounts_for_disclosures_on_paper() {
         }
     }
     assert!(std::fs::read_to_string(at.join("saw.txt")).expect("a report").contains("Jordan Lee, MD"));
+    suspended(&mesh, &patient).await;
+    handed_on(&mesh, &patient).await;
     mesh.stop().await;
+}
+
+async fn manage(mesh: &Mesh, who: &str, path: &str, body: &Value) -> ward::wire::HttpAnswer {
+    let token = mesh.token(who).await;
+    let headers = [("content-type", "application/json")];
+    mesh.https().await.call(Method::POST, path, Some(&token), &headers, body.to_string()).await.expect("an answer")
+}
+
+/// An agency asks that the patient is not told for a time (45 CFR 164.528(a)(2)); then the patient is told.
+async fn suspended(mesh: &Mesh, patient: &str) {
+    let accounting = format!("/admin/audit/disclosures/ehr/{patient}");
+    let lines = async || mesh.get("privacy-osei", &accounting).await.json();
+    let name = lines().await["disclosures"][0]["recipient"]["name"].as_str().expect("a name").to_owned();
+    let (_, agency) = name.split_once(", ").expect("a person of an organisation");
+    let asked = |statement: &str, until: &str| {
+        json!({
+            "domain": "ehr", "patient": patient, "agency": agency, "authority": "health-oversight",
+            "statement": statement, "official": "Inspector Roe; file 7 of the privacy office", "until": until,
+        })
+    };
+    let path = "/admin/suspensions";
+    for (who, statement, until, status) in [
+        ("dr-lee", "written", "2999-12-31", 403),
+        ("privacy-osei", "oral", "2999-12-31", 400),
+        ("privacy-osei", "written", "2001-12-31", 400),
+        ("privacy-osei", "written", "soon", 400),
+        ("privacy-osei", "spoken", "2999-12-31", 400),
+    ] {
+        let answer = manage(mesh, who, path, &asked(statement, until)).await;
+        assert_eq!(answer.status, status, "{who} {statement} {until}: {}", answer.text());
+    }
+    let made = manage(mesh, "privacy-osei", path, &asked("written", "2999-12-31")).await;
+    assert_eq!(made.status, 200, "{}", made.text());
+    let left = lines().await;
+    assert_eq!((&left["disclosures"], &left["suspended"]), (&json!([]), &json!(3)), "{left}");
+    for report in ["disclosures", "who-saw"] {
+        let paper = mesh.get("privacy-osei", &format!("/admin/audit/{report}/ehr/{patient}?as=text")).await.text();
+        assert!(!paper.contains(agency) && !paper.contains("NOT COMPLETE"), "{paper}");
+    }
+    let standing = mesh.get("privacy-osei", path).await.json();
+    assert_eq!(standing["suspensions"][0]["stands"], true, "{standing}");
+    let end = format!("{path}/{}/end", made.json()["suspension"]);
+    let reason = json!({ "reason": "the inspection is over" });
+    assert_eq!(manage(mesh, "privacy-osei", &end, &reason).await.status, 200);
+    assert_eq!(manage(mesh, "privacy-osei", &end, &reason).await.status, 404, "it is over");
+    assert_eq!(lines().await["disclosures"][0]["times"], 3);
+}
+
+/// A caller says to whom an answer is handed on; the accounting names that recipient.
+async fn handed_on(mesh: &Mesh, patient: &str) {
+    let token = mesh.token("rio-researcher").await;
+    let headers = [("content-type", "application/sql"), ("x-disclosed-to", "County Registry")];
+    let sql = "SELECT gender FROM ehr.patients";
+    let answer = mesh.https().await.call(Method::POST, "/sql", Some(&token), &headers, sql).await.expect("an answer");
+    assert_eq!(answer.status, 200, "{}", answer.text());
+    let accounting = mesh.get("privacy-osei", &format!("/admin/audit/disclosures/ehr/{patient}")).await.json();
+    let lines = accounting["disclosures"].as_array().expect("disclosures");
+    let line = lines.iter().find(|line| line["recipient"]["name"] == "County Registry");
+    assert!(
+        line.is_some_and(|line| line["purpose"].as_str().is_some_and(|why| why.starts_with("research"))),
+        "{lines:?}"
+    );
 }

@@ -234,6 +234,7 @@ async fn law_12_either_audit_target_suffices_and_the_lost_one_is_filled_up_again
 
     // Both are lost: no record, no release, and whoever asks is told when to ask again. Break-glass is no way around.
     let token = process.token("dr-lee").await;
+    let officer = process.token("privacy-osei").await;
     take_away(&first);
     let refused = loop {
         let answer = send(&process, &token, Method::GET, "/fhir/ehr/Patient", "").await;
@@ -246,6 +247,9 @@ async fn law_12_either_audit_target_suffices_and_the_lost_one_is_filled_up_again
     let asked = send(&process, &token, Method::POST, "/admin/break-glass", &request(&patient)).await;
     assert_eq!(asked.status, 503, "break-glass without audit: {}", asked.text());
     assert!(asked.headers.contains_key("retry-after"));
+    for path in ["/admin/audit/status", "/admin/holds", "/admin/suspensions", "/admin/break-glass"] {
+        assert_eq!(send(&process, &officer, Method::GET, path, "").await.status, 503, "{path} without audit");
+    }
 
     // Both come back, and each has every record in the end.
     bring_back(&first);

@@ -681,3 +681,102 @@ async fn law_9_time_passes() {
     assert_eq!(found["entry"].as_array().map(Vec::len), Some(1), "{found}");
     mesh.stop().await;
 }
+
+/// The doors of audit, rights, emergencies and downtime, as a caller who may use them.
+#[tokio::test(flavor = "multi_thread")]
+async fn law_9_the_doors_of_privacy_take_anything() {
+    let folder = folder_with_small_limits();
+    let process = start(folder.path()).await;
+    let (officer, physician) = (process.token("privacy-osei").await, process.token("dr-lee").await);
+    for path in [
+        format!("/fhir/ehr/AuditEvent?{SENTINEL}=1"),
+        format!("/fhir/ehr/AuditEvent?date={SENTINEL}"),
+        format!("/fhir/ehr/AuditEvent?_cursor={SENTINEL}"),
+        format!("/fhir/ehr/AuditEvent?agent={SENTINEL}"),
+        format!("/fhir/ehr/AuditEvent?patient={SENTINEL}&patient=x"),
+        format!("/fhir/ehr/AuditEvent/{SENTINEL}"),
+        format!("/fhir/{SENTINEL}/AuditEvent"),
+        format!("/admin/audit/who-saw/ehr/{SENTINEL}"),
+        format!("/admin/audit/who-saw/{SENTINEL}/x"),
+        format!("/admin/audit/who-saw/ehr/x?from={SENTINEL}"),
+        format!("/admin/audit/disclosures/ehr/x?to={SENTINEL}"),
+        format!("/admin/audit/disclosures/ehr/x?as={SENTINEL}"),
+        format!("/admin/audit/disclosures/ehr/x?{SENTINEL}=1"),
+        format!("/admin/audit/export?format={SENTINEL}"),
+        format!("/admin/audit/export?format=cef&since={SENTINEL}"),
+        format!("/admin/audit?last={SENTINEL}"),
+        format!("/admin/break-glass?all={SENTINEL}"),
+        format!("/admin/erasures/{SENTINEL}"),
+        "/admin/erasures/99999999999999999999999".into(),
+    ] {
+        let answer = process.https().await.get(&path, &officer).await.expect("an answer");
+        assert!(answer.status.is_client_error(), "{path}: {} {}", answer.status, answer.text());
+        // The name of a parameter is its place.
+        if !path.contains(&format!("?{SENTINEL}=")) {
+            clean(&path, &answer.body);
+        }
+    }
+    let bodies = [
+        Vec::new(),
+        format!("{{\"reason\":\"{SENTINEL}\"").into_bytes(),
+        format!("[\"{SENTINEL}\"]").into_bytes(),
+        format!("{{\"{SENTINEL}\":1}}").into_bytes(),
+        format!("{{\"domain\":\"{SENTINEL}\",\"patient\":\"{SENTINEL}\",\"location\":\"{SENTINEL}\",\"days\":\"{SENTINEL}\"}}")
+            .into_bytes(),
+        format!("{{\"job\":\"{SENTINEL}\",\"what\":\"{SENTINEL}\",\"verdict\":\"{SENTINEL}\"}}").into_bytes(),
+        [b"[".repeat(50_000), SENTINEL.as_bytes().to_vec()].concat(),
+        [&[0xFF, 0xFE], SENTINEL.as_bytes()].concat(),
+        SENTINEL.repeat(20_000).into_bytes(),
+    ];
+    let headers = [("content-type", "application/json")];
+    for path in [
+        "/admin/holds",
+        "/admin/holds/77/lift",
+        "/admin/suspensions",
+        "/admin/suspensions/77/end",
+        "/admin/erasures",
+        "/admin/erasures/77/approve",
+        "/admin/erasures/77/refuse",
+        "/admin/retention",
+        "/admin/break-glass",
+        "/admin/break-glass/Zebraquince4711/confirm",
+        "/admin/break-glass/Zebraquince4711/end",
+        "/admin/break-glass/Zebraquince4711/review",
+        "/admin/downtime/ehr/pack",
+        "/admin/downtime/ehr/card",
+        "/admin/downtime/ehr/openings",
+        "/admin/downtime/Zebraquince4711/pack",
+        "/admin/maintenance",
+        "/admin/keys/rotate",
+        "/admin/keys/scopes/Zebraquince4711/give-up",
+    ] {
+        for (n, body) in bodies.iter().enumerate() {
+            for (who, token) in [("officer", &officer), ("physician", &physician)] {
+                let mut https = process.https().await;
+                let answer = https.call(Method::POST, path, Some(token), &headers, body.clone()).await;
+                let answer = answer.unwrap_or_else(|error| panic!("{path}, body {n}, {who}: {error}"));
+                assert!(
+                    answer.status.is_client_error(),
+                    "{path}, body {n}, {who}: {} {}",
+                    answer.status,
+                    answer.text()
+                );
+                clean(path, &answer.body);
+            }
+        }
+    }
+    // Over the node's own socket the same.
+    for (path, body) in [
+        ("/admin/maintenance", json!({ "job": SENTINEL })),
+        ("/admin/maintenance", json!({ "job": "backup", "target": 7, SENTINEL: 1 })),
+        ("/admin/keys/rotate", json!({ "what": SENTINEL })),
+        ("/admin/keys/scopes/Zebraquince4711/give-up", json!(null)),
+        ("/admin/token", json!({ "principal": SENTINEL, "minutes": SENTINEL })),
+    ] {
+        let refused = process.client.post(path, None, &body).await.expect_err("it is refused");
+        clean(path, refused.to_string().as_bytes());
+    }
+    works(&process, 1).await;
+    log_is_clean(folder.path());
+    process.stop().await;
+}

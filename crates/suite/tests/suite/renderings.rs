@@ -225,6 +225,44 @@ async fn renderings_pages_of_audit_events_are_whole_and_closed_to_others() {
     assert_eq!(forged.json()["resourceType"], "OperationOutcome");
 }
 
+/// The log is written by the node alone: neither a person nor a feed puts an AuditEvent beside it, whichever way.
+#[tokio::test(flavor = "multi_thread")]
+async fn renderings_nobody_writes_what_the_server_owns() {
+    let mesh = Mesh::start().await;
+    let event = json!({
+        "resourceType": "AuditEvent", "id": "forged", "recorded": "2026-01-01T00:00:00Z",
+        "type": { "system": "http://terminology.hl7.org/CodeSystem/audit-event-type", "code": "rest" },
+        "agent": [{ "requestor": true }], "source": { "observer": { "display": "x" } },
+    });
+    for who in ["dr-lee", "bedside-gateway"] {
+        for kind in ["transaction", "batch"] {
+            for (method, url) in
+                [("POST", "AuditEvent"), ("PUT", "AuditEvent/forged"), ("DELETE", "/AuditEvent/forged")]
+            {
+                let mut entry = json!({ "request": { "method": method, "url": url } });
+                if method != "DELETE" {
+                    entry["resource"] = event.clone();
+                }
+                let bundle = json!({ "resourceType": "Bundle", "type": kind, "entry": [entry] });
+                let answer = mesh.post_fhir(who, "/fhir/ehr", &bundle).await;
+                let inner = answer.json()["entry"][0]["response"]["status"].as_str().map(str::to_owned);
+                let refused =
+                    answer.status == 405 || answer.status == 200 && inner.is_some_and(|s| s.starts_with("405"));
+                assert!(refused, "{who} {kind} {method}: {} {}", answer.status, answer.text());
+            }
+        }
+        for owned in ["CapabilityStatement", "OperationOutcome", "Parameters"] {
+            let answer = mesh.post_fhir(who, &format!("/fhir/ehr/{owned}"), &json!({ "resourceType": owned })).await;
+            assert!(answer.status.is_client_error(), "{who} {owned}: {} {}", answer.status, answer.text());
+        }
+    }
+    mesh.settle().await;
+    let ehr = base::DomainName::parse("ehr").expect("a domain");
+    let stored = mesh.doors.silver.resource_counts(&ehr).await.expect("counts");
+    assert!(stored.iter().all(|(rtype, _)| !fhir::definitions::is_server_owned(rtype)), "{stored:?}");
+    mesh.stop().await;
+}
+
 /// Traffic of every kind that the doors have.
 async fn traffic(process: &Process, from: usize, patients: usize) {
     for n in from..from + patients {

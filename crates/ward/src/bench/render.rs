@@ -22,7 +22,7 @@ impl Worker for Renderer {
     async fn step(&mut self) -> Step {
         let mut bytes = 0;
         for index in 0..STEP {
-            let event = Event { index, record: &self.record, tokens: &[[7; 16]], sets: Sets::Digest };
+            let event = Event { id: "0", index, record: &self.record, tokens: &[[7; 16]], sets: Sets::Digest };
             bytes += self.format.render(&event, &self.place).len() as u64;
         }
         Step::Done { units: STEP, bytes }

@@ -13,6 +13,7 @@ pub async fn run(cli: &Cli, audit: &Audit) -> Result {
         Audit::Status => status(cli).await,
         Audit::Expire => expire(cli).await,
         Audit::Show { who, last } => lines(cli, who, &format!("/admin/audit?last={last}")).await,
+        Audit::Suspend(suspend) => super::erase::suspend(cli, suspend).await,
         Audit::Export(export) => super::ship::export(cli, export).await,
         Audit::WhoSaw(report) if report.print.is_none() => {
             lines(cli, &report.who, &path("who-saw", report, "json")?).await
@@ -32,7 +33,8 @@ async fn status(cli: &Cli) -> Result {
     for target in answer["targets"].as_array().into_iter().flatten() {
         let text = |key: &str| target[key].as_str().unwrap_or("-").to_owned();
         let state = match (target["lost"].as_bool(), target["origin"].as_str()) {
-            (Some(false), _) => "whole".to_owned(),
+            (Some(false), _) if target["behind"] == 0 => "whole".to_owned(),
+            (Some(false), _) => format!("whole, but for {} records on their way", target["behind"]),
             (_, Some(_)) => format!("LOST, back, {} records to fill up", target["missed"]),
             (_, None) => format!("LOST: {}", text("why")),
         };

@@ -97,6 +97,46 @@ pub enum Hold {
     },
 }
 
+/// 45 CFR 164.528(a)(2): for a time a patient is not told what was disclosed to an agency.
+#[derive(Debug, Subcommand)]
+pub enum Suspend {
+    /// Suspend the right to an accounting, at the agency's statement.
+    Begin {
+        domain: DomainName,
+        patient: LogicalId,
+        /// As disclosures name their recipient.
+        #[arg(long)]
+        agency: String,
+        /// health-oversight or law-enforcement.
+        #[arg(long)]
+        authority: String,
+        /// written, or oral: then for thirty days at most.
+        #[arg(long)]
+        statement: String,
+        /// Who made the statement, and where it is kept.
+        #[arg(long)]
+        official: String,
+        /// Last day, YYYY-MM-DD.
+        #[arg(long)]
+        until: String,
+        #[command(flatten)]
+        who: As,
+    },
+    /// End a suspension before its time.
+    End {
+        suspension: u64,
+        #[arg(long)]
+        reason: String,
+        #[command(flatten)]
+        who: As,
+    },
+    /// All suspensions, those that are over too.
+    List {
+        #[command(flatten)]
+        who: As,
+    },
+}
+
 #[derive(Debug, Subcommand)]
 pub enum Retention {
     /// How many records had their last entry in which year, until when they are kept, and which may go.
@@ -246,6 +286,38 @@ pub async fn hold(cli: &Cli, hold: &Hold) -> Result {
             };
             let holds = answer["holds"].as_array().cloned().unwrap_or_default();
             tell(cli, &answer, || holds.iter().map(line).collect::<Vec<_>>().join("\n"));
+        }
+    }
+    Ok(())
+}
+
+pub async fn suspend(cli: &Cli, suspend: &Suspend) -> Result {
+    match suspend {
+        Suspend::Begin { domain, patient, agency, authority, statement, official, until, who } => {
+            let body = json!({
+                "domain": domain, "patient": patient, "agency": agency, "authority": authority,
+                "statement": statement, "official": official, "until": until,
+            });
+            let answer = ask(cli, who, "/admin/suspensions", Some(body)).await?;
+            tell(cli, &answer, || format!("suspension {} stands until the end of {until}", answer["suspension"]));
+        }
+        Suspend::End { suspension, reason, who } => {
+            let path = format!("/admin/suspensions/{suspension}/end");
+            let answer = ask(cli, who, &path, Some(json!({ "reason": reason }))).await?;
+            tell(cli, &answer, || format!("suspension {suspension} is over"));
+        }
+        Suspend::List { who } => {
+            let answer = ask(cli, who, "/admin/suspensions", None).await?;
+            let line = |row: &Value| {
+                let (what, state) = (&row["what"], if row["stands"] == true { "stands" } else { "over" });
+                let patient = text(&what["subject"]["patient"]);
+                let (domain, agency) = (text(&what["subject"]["domain"]), text(&what["agency"]));
+                let (statement, official) = (text(&what["statement"]), text(&what["official"]));
+                let number = row["suspension"].to_string();
+                format!("{number:<6} {state:<6} Patient/{patient} of {domain}: {agency}, {statement}: {official}")
+            };
+            let rows = answer["suspensions"].as_array().cloned().unwrap_or_default();
+            tell(cli, &answer, || rows.iter().map(line).collect::<Vec<_>>().join("\n"));
         }
     }
     Ok(())

@@ -133,7 +133,7 @@ pub async fn build(config: Config, around: Surroundings) -> Result<Node, StartEr
         config: &ground.config,
         gate: &gate,
         records: audit_records.clone(),
-        place: info.place(),
+        place: info.place(&format!("{}/audit", info.mesh)),
         clock: ground.clock.clone(),
     })?;
     let operator = Arc::new(NodeOperator {

@@ -1,7 +1,7 @@
 //! The manifest of the index: which runs there are, and up to which place of each target they go. Sealed, replaced as a
 //! whole.
 //!
-//! `"AIM1" · generation of the index's key (16) · salt (16) · sealed body`
+//! `"AIM2" · generation of the index's key (16) · salt (16) · sealed body`
 
 use std::io::{self, Write};
 use std::path::Path;
@@ -13,7 +13,7 @@ use crate::audit::record::{put_bytes, put_number, take_bytes, take_number};
 use crate::audit::union::{Have, Place};
 
 pub(crate) const FILE: &str = "manifest";
-const MAGIC: &[u8; 4] = b"AIM1";
+const MAGIC: &[u8; 4] = b"AIM2";
 const BYTES_MAX: u64 = 64 << 20;
 
 /// Names a run: the records it covers, counted in the order in which they were added, and its times.

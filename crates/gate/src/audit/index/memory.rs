@@ -6,8 +6,9 @@ use std::io;
 
 use base::Timestamp;
 
-use crate::audit::index::rows::{MEMBER, Opened, PatientTokens, WIDE, rows_of};
+use crate::audit::index::rows::{MEMBER, Opened, WIDE, rows_of};
 use crate::audit::index::table::{Key, TableWriter};
+use crate::audit::log::AuditLog;
 
 /// Rows and bytes after which they become a run.
 const ROWS_MAX: usize = 65_536;
@@ -24,13 +25,14 @@ pub(crate) struct Memory {
 }
 
 impl Memory {
-    pub fn add(&mut self, opened: Opened, tokens: &mut dyn PatientTokens) {
+    /// `audit` has the key of the tokens.
+    pub fn add(&mut self, opened: Opened, audit: &AuditLog) {
         let record = &opened.record;
         self.records += 1;
         let (first, last) = self.span.unwrap_or((record.at, record.at));
         self.span = Some((first.min(record.at), last.max(record.at)));
         let Memory { rows, bytes, sets, .. } = self;
-        rows_of(opened, tokens, sets, |key, value| {
+        rows_of(opened, audit, sets, |key, value| {
             rows.push((key, bytes.len() as u32, value.len() as u32));
             bytes.extend_from_slice(value);
         });

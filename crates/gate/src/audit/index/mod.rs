@@ -33,7 +33,7 @@ use crate::audit::index::memory::{Memory, is_once};
 use crate::audit::index::question::{Answer, Question};
 use crate::audit::index::rows::Found;
 use crate::audit::index::table::{Key, RunKey, Table, TableWriter};
-use crate::audit::keys::{AuditKeyError, AuditKeys};
+use crate::audit::keys::{AuditKeyError, AuditKeys, RecordId};
 use crate::audit::union::{Have, Place};
 
 /// So many neighbours of one level become one of the next.
@@ -283,6 +283,11 @@ impl Index {
             self.begin_merges()?;
         }
         Ok(())
+    }
+
+    /// See [`question::place_of`].
+    pub fn place_of(&self, id: RecordId) -> io::Result<Option<(Arc<str>, u64)>> {
+        question::place_of(id, &self.memory, &self.runs)
     }
 
     /// What a question needs, so that it can be asked without holding the index.

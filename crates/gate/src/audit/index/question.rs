@@ -12,8 +12,11 @@ use roaring::RoaringBitmap;
 
 use crate::audit::index::Run;
 use crate::audit::index::memory::Memory;
-use crate::audit::index::rows::{EVENT, Found, MEMBER, OWN, WIDE, container_id, key, moment, set_of, time_of};
+use crate::audit::index::rows::{
+    EVENT, Found, MEMBER, OWN, WIDE, container_id, key, moment, name_key, set_of, take_place, time_of,
+};
 use crate::audit::index::table::Key;
+use crate::audit::keys::RecordId;
 
 /// Whose accesses are asked for, from when (inclusive) to when (exclusive), the oldest `max` of them.
 #[derive(Debug, Clone)]
@@ -103,6 +106,28 @@ impl Earliest {
         self.found.sort_by_key(|(moment, _)| *moment);
         self.found.truncate(self.max);
     }
+}
+
+/// Where the record of a name stands; the newest runs first, as most are asked for soon.
+pub(crate) fn place_of(id: RecordId, memory: &Memory, runs: &[Arc<Run>]) -> io::Result<Option<(Arc<str>, u64)>> {
+    let key = name_key(id);
+    let mut found = None;
+    let mut take = |_: &Key, mut value: &[u8]| {
+        found = take_place(&mut value);
+        Ok(found.is_none())
+    };
+    Place::between(&mut &*memory, &key, &key, &mut take)?;
+    for run in runs.iter().rev() {
+        if found.is_some() {
+            break;
+        }
+        let mut take = |_: &Key, mut value: &[u8]| {
+            found = take_place(&mut value);
+            Ok(found.is_none())
+        };
+        run.table.seek(&key)?.between(&key, &key, &mut take)?;
+    }
+    Ok(found)
 }
 
 impl Question {

@@ -6,6 +6,7 @@
 //! | member | patient token (16), set (16) | nothing |
 //! | event | set (16), time, number | the record without its patients |
 //! | wide | domain (12) and container (4), set (16) | that container of the set |
+//! | name | generation of the record's keys (16), number | its log, and its place there |
 //!
 //! A record about at most four patients is written for each. One about more is an *event* of its **set**; equal sets
 //! have the same name and are stored once in a run: as *member* rows, or, when they are large, as bitmaps by container
@@ -15,6 +16,7 @@
 
 use std::collections::HashSet;
 use std::io;
+use std::sync::Arc;
 
 use aws_lc_rs::digest;
 use base::{DomainName, Timestamp};
@@ -22,22 +24,19 @@ use roaring::RoaringBitmap;
 
 use crate::audit::index::table::Key;
 use crate::audit::keys::RecordId;
-use crate::audit::record::{AuditRecord, put_number, take_number};
+use crate::audit::log::AuditLog;
+use crate::audit::record::{AuditRecord, put_bytes, put_number, take_bytes, take_number};
 
 pub(crate) const OWN: u8 = 0;
 pub(crate) const MEMBER: u8 = 1;
 pub(crate) const EVENT: u8 = 2;
 pub(crate) const WIDE: u8 = 3;
+pub(crate) const NAME: u8 = 4;
 
 /// A record about so many patients is written for each of them.
 const OWN_MAX: u64 = 4;
-/// A set of more patients is stored as bitmaps.
-const MEMBERS_MAX: u64 = 16_384;
-
-/// Tokens of patients, from whoever has the keys.
-pub(crate) trait PatientTokens {
-    fn token(&mut self, domain: &DomainName, patient: u32) -> [u8; 16];
-}
+/// A set of more patients is stored as bitmaps: two bytes for a patient at most, where a row takes forty and a token.
+const MEMBERS_MAX: u64 = 512;
 
 pub(crate) fn key(kind: u8, id: &[u8; 16], rest: &[u8; 16]) -> Key {
     let mut key = [0; 33];
@@ -83,62 +82,91 @@ fn hash(parts: &[&[u8]]) -> [u8; 16] {
 /// A record as the index keeps it.
 #[derive(Debug, Clone, PartialEq)]
 pub(crate) struct Found {
-    /// Where it stood in the target that showed it first.
+    pub id: RecordId,
+    /// Names the log that showed it first, and its place there.
+    pub log: Arc<str>,
     pub index: u64,
     /// How many patients it is about; an event's record names them no more.
     pub patients: u64,
     pub record: AuditRecord,
 }
 
-fn found(index: u64, patients: u64, encoded: &[u8]) -> Vec<u8> {
-    let mut out = Vec::with_capacity(encoded.len() + 12);
-    put_number(&mut out, index);
+fn found(id: RecordId, place: &[u8], patients: u64, encoded: &[u8]) -> Vec<u8> {
+    let mut out = Vec::with_capacity(encoded.len() + place.len() + 26);
+    out.extend_from_slice(&id.generation);
+    put_number(&mut out, u64::from(id.number));
+    out.extend_from_slice(place);
     put_number(&mut out, patients);
     out.extend_from_slice(encoded);
     out
 }
 
+/// Names a log, and a place there.
+pub(crate) fn put_place(log: &str, index: u64) -> Vec<u8> {
+    let mut out = Vec::with_capacity(log.len() + 10);
+    put_bytes(&mut out, log.as_bytes());
+    put_number(&mut out, index);
+    out
+}
+
+pub(crate) fn take_place(bytes: &mut &[u8]) -> Option<(Arc<str>, u64)> {
+    let log = std::str::from_utf8(take_bytes(bytes, 4096)?).ok()?.into();
+    Some((log, take_number(bytes)?))
+}
+
+/// The row that finds a record by its name.
+pub(crate) fn name_key(id: RecordId) -> Key {
+    key(NAME, &id.generation, &moment(Timestamp(0), u64::from(id.number)))
+}
+
 impl Found {
     pub fn decode(mut bytes: &[u8]) -> io::Result<Found> {
         let bad = || io::Error::new(io::ErrorKind::InvalidData, "a record in the audit index cannot be read");
-        let index = take_number(&mut bytes).ok_or_else(bad)?;
+        let (generation, rest) = bytes.split_first_chunk::<16>().ok_or_else(bad)?;
+        bytes = rest;
+        let number = take_number(&mut bytes).and_then(|number| u32::try_from(number).ok()).ok_or_else(bad)?;
+        let id = RecordId { generation: *generation, number };
+        let (log, index) = take_place(&mut bytes).ok_or_else(bad)?;
         let patients = take_number(&mut bytes).ok_or_else(bad)?;
         let record = AuditRecord::decode(bytes).map_err(|_| bad())?;
-        Ok(Found { index, patients, record })
+        Ok(Found { id, log, index, patients, record })
     }
 }
 
 /// A record as it came from a target.
 pub(crate) struct Opened {
     pub id: RecordId,
-    /// In the target that showed it.
+    /// The log that showed it, and its place there.
+    pub log: Arc<str>,
     pub index: u64,
     pub record: AuditRecord,
     /// The record as it is encoded.
     pub encoded: Vec<u8>,
 }
 
-/// The rows of one record; none for a record about nobody.
+/// The rows of one record.
 pub(crate) fn rows_of(
     opened: Opened,
-    tokens: &mut dyn PatientTokens,
+    audit: &AuditLog,
     sets: &mut HashSet<[u8; 16]>,
     mut push: impl FnMut(Key, &[u8]),
 ) {
-    let Opened { id, index, record, encoded } = opened;
+    let Opened { id, log, index, record, encoded } = opened;
     let patients = record.patients.len();
     let at = moment(record.at, number_of(id));
+    let place = put_place(&log, index);
+    push(name_key(id), &place);
     let domain = record.patient_domain().clone();
     if patients <= OWN_MAX {
         // The token names the only patient; a refusal names the one that was asked for by the token alone.
         let mut own: Vec<[u8; 16]> = record.patient_token.into_iter().collect();
         if patients > 1 || own.is_empty() {
-            own.extend(record.patients.iter().map(|patient| tokens.token(&domain, patient)));
+            own.extend(record.patients.iter().map(|patient| audit.patient_token(&domain, patient)));
             own.sort_unstable();
             own.dedup();
         }
         if !own.is_empty() {
-            let value = found(index, patients, &encoded);
+            let value = found(id, &place, patients, &encoded);
             own.iter().for_each(|token| push(key(OWN, token, &at), &value));
         }
         return;
@@ -151,13 +179,13 @@ pub(crate) fn rows_of(
     if !sets.insert(set) {
     } else if patients <= MEMBERS_MAX {
         for patient in &record.patients {
-            push(key(MEMBER, &tokens.token(&domain, patient), &set), &[]);
+            push(key(MEMBER, &audit.patient_token(&domain, patient), &set), &[]);
         }
     } else {
         push_wide(&domain, &record.patients, &set, &mut push);
     }
     let record = AuditRecord { patients: RoaringBitmap::new(), ..record };
-    push(key(EVENT, &set, &at), &found(index, patients, &record.encode()));
+    push(key(EVENT, &set, &at), &found(id, &place, patients, &record.encode()));
 }
 
 fn push_wide(domain: &DomainName, patients: &RoaringBitmap, set: &[u8; 16], push: &mut impl FnMut(Key, &[u8])) {
