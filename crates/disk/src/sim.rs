@@ -667,6 +667,20 @@ impl Disk for SimDisk {
         state.sync_names(folder)
     }
 
+    /// In an order by chance: a cut leaves any of them.
+    fn sync_many(&self, files: &[(PathBuf, Arc<dyn DiskFile>)], folders: &[&Path]) -> io::Result<()> {
+        let mut left: Vec<usize> = (0..files.len() + folders.len()).collect();
+        while !left.is_empty() {
+            let at = below(&self.0.lock().random, left.len());
+            let next = left.swap_remove(at);
+            match files.get(next) {
+                Some((_, file)) => file.sync()?,
+                None => self.sync_folder(folders[next - files.len()])?,
+            }
+        }
+        Ok(())
+    }
+
     fn fatal(&self, what: &str, error: &io::Error) {
         let mut state = self.0.lock();
         state.note(6, Path::new(what), &[]);

@@ -14,7 +14,7 @@ use crate::scan::Identity;
 use crate::tiles::{Edge, TILE_WIDTH, bundle_path, tile_bytes, tile_path};
 
 /// Entries whose tiles are written in one go.
-const STEP_ENTRIES_MAX: u64 = 16_384;
+const STEP_ENTRIES_MAX: u64 = 65_536;
 /// Folders remembered as durable; more are asked for again.
 const OWNED_MAX: usize = 4_096;
 
