@@ -2,7 +2,7 @@
 //! [`RealDisk`] is the machine's file system; `sim` is a disk with power cuts, torn writes, failing syncs, flipped bits
 //! and no space, where one seed is one run.
 //!
-//! What is built of several steps ([`Disk::publish`], [`Disk::make_folder`]) is built here of the port's own calls, so
+//! What is built of several steps ([`Disk::publish_in_turn`], [`Disk::make_folder`]) is built here of the port's own calls, so
 //! that the simulation cuts it between any two of them.
 //!
 //! Never here: what the bytes mean, when to sync, recovery. Those are the callers' matter.
@@ -125,13 +125,16 @@ pub trait Disk: Send + Sync {
     /// Puts whole files in place, making folders as needed. When this returns, all of them survive a power cut;
     /// a file never appears half written. Two calls at once for the same name are the caller's fault.
     fn publish(&self, files: &[(PathBuf, Vec<u8>)]) -> io::Result<()> {
-        let mut folders: Vec<&Path> = files.iter().map(|(path, _)| parent(path)).collect();
-        folders.sort_unstable();
-        folders.dedup();
+        self.publish_in_turn(&[files])
+    }
+
+    /// As `publish`; what comes in a later turn is put in place when all before it is durable in its own.
+    fn publish_in_turn(&self, turns: &[&[(PathBuf, Vec<u8>)]]) -> io::Result<()> {
         let mut changed = BTreeSet::new();
-        let made = folders.iter().try_for_each(|folder| make_unsynced(self, folder, &mut changed));
+        let made =
+            turns.iter().copied().flatten().try_for_each(|(path, _)| make_unsynced(self, parent(path), &mut changed));
         let changed: Vec<&Path> = changed.into_iter().collect();
-        let written = match made.and_then(|()| write_temps(self, files)) {
+        let written = match made.and_then(|()| write_temps(self, turns)) {
             Ok(written) => written,
             Err(error) => {
                 // The next try takes the folders that are there as durable.
@@ -140,10 +143,15 @@ pub trait Disk: Send + Sync {
             }
         };
         self.sync_many(&written, &changed)?;
-        for ((temp, _), (path, _)) in written.iter().zip(files) {
-            self.rename(temp, path)?;
+        let mut temps = written.iter();
+        for turn in turns {
+            for ((path, _), (temp, _)) in turn.iter().zip(&mut temps) {
+                self.rename(temp, path)?;
+            }
+            let folders: BTreeSet<&Path> = turn.iter().map(|(path, _)| parent(path)).collect();
+            self.sync_many(&[], &folders.into_iter().collect::<Vec<_>>())?;
         }
-        self.sync_many(&[], &folders)
+        Ok(())
     }
 }
 
@@ -162,10 +170,10 @@ fn make_unsynced<'a, D: Disk + ?Sized>(disk: &D, folder: &'a Path, changed: &mut
 /// Writes the files under their names for the time being, unsynced.
 fn write_temps<D: Disk + ?Sized>(
     disk: &D,
-    files: &[(PathBuf, Vec<u8>)],
+    turns: &[&[(PathBuf, Vec<u8>)]],
 ) -> io::Result<Vec<(PathBuf, Arc<dyn DiskFile>)>> {
-    let mut written = Vec::with_capacity(files.len());
-    for (path, bytes) in files {
+    let mut written = Vec::new();
+    for (path, bytes) in turns.iter().copied().flatten() {
         let temp = temp_path(path);
         let file = match disk.create(&temp, Access::Usual) {
             // Left by a crash, or by a full disk.

@@ -10,7 +10,8 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
 use base::{LogName, SystemClock};
-use ledger::{AppendError, Disk, Ed25519Signer, Log, LogOptions, NewEntry, RealDisk};
+use ledger::merkle::verify_inclusion;
+use ledger::{AppendError, Disk, Ed25519Signer, LedgerError, Log, LogOptions, NewEntry, RealDisk, note};
 
 /// A proof that is not there after this counts as long.
 const WAIT_MAX: Duration = Duration::from_secs(3);
@@ -91,6 +92,37 @@ async fn proof_times(log: Log, until: Instant) -> Vec<u64> {
     times
 }
 
+/// Now and again: how long one more entry takes until the log has handed out its inclusion in a signed checkpoint, and
+/// that held.
+async fn handed_times(log: Log, until: Instant) -> Result<Vec<u64>, Failure> {
+    let vkey = log.vkey();
+    let mut times = Vec::new();
+    while Instant::now() < until {
+        let begun = Instant::now();
+        match log.append(NewEntry::one(vec![1])).await {
+            Ok(index) => {
+                let checkpoint = note::verify_by(&log.checkpoint(), &vkey).ok_or("no checkpoint")?;
+                let path = loop {
+                    match log.inclusion_proof(index, checkpoint.size) {
+                        Err(LedgerError::Behind { .. }) => tokio::task::yield_now().await,
+                        path => break path?,
+                    }
+                };
+                let leaf = log.leaf_hash(index)?;
+                if !verify_inclusion(&leaf, index, checkpoint.size, &path, &checkpoint.root) {
+                    return Err("a wrong proof".into());
+                }
+                times.push(begun.elapsed().as_micros() as u64);
+            }
+            Err(AppendError::Busy { .. }) => {}
+            Err(error) => return Err(error.into()),
+        }
+        tokio::time::sleep(Duration::from_millis(5)).await;
+    }
+    times.sort_unstable();
+    Ok(times)
+}
+
 async fn run(dir: &Path, load: Load, out: &mut impl Write) -> Result<(), Failure> {
     let dir = dir.join(format!("log-{}-{}", load.appenders, load.batch));
     let signer = Ed25519Signer::from_seed("bench.test/log", &[1; 32]).ok_or("no signer")?;
@@ -103,12 +135,13 @@ async fn run(dir: &Path, load: Load, out: &mut impl Write) -> Result<(), Failure
     let tasks: Vec<_> =
         (0..load.appenders).map(|_| tokio::spawn(appender(log.clone(), load.clone(), busy.clone(), until))).collect();
     let proofs = tokio::spawn(proof_times(log.clone(), until));
+    let handed = tokio::spawn(handed_times(log.clone(), until));
     let mut times = Vec::new();
     for task in tasks {
         times.extend(task.await??);
     }
     let took = begun.elapsed();
-    let proofs = proofs.await?;
+    let (handed, proofs) = (handed.await??, proofs.await?);
     let tail = Instant::now();
     let size = log.size();
     log.subscribe_published().wait_for(|published| *published >= size).await?;
@@ -120,12 +153,14 @@ async fn run(dir: &Path, load: Load, out: &mut impl Write) -> Result<(), Failure
     let per_second = |n: u64, time: Duration| (n as f64 / time.as_secs_f64()) as u64;
     writeln!(
         out,
-        "{:>9} {:>6} {:>12} {:>9} {:>9} {:>9} {:>9} {:>10} {:>7} {:>8} {:>12}",
+        "{:>9} {:>6} {:>12} {:>9} {:>9} {:>9} {:>9} {:>9} {:>9} {:>10} {:>7} {:>8} {:>12}",
         load.appenders,
         load.batch,
         per_second(size, took),
         at(&times, 50),
         at(&times, 99),
+        at(&handed, 50),
+        at(&handed, 99),
         at(&proofs, 50),
         at(&proofs, 99),
         size / frames.max(1),
@@ -146,6 +181,12 @@ async fn main() -> Result<(), Failure> {
     let dir = Path::new(&dir);
     let syncs = sync_times(dir)?;
     let mut out = std::io::stdout();
+    writeln!(
+        out,
+        "\
+        p50, p99: of an acknowledgement; hand: of an append and its inclusion in a signed checkpoint, handed out by the\n\
+        log and checked; publ: until a published checkpoint and its tiles prove it, all in µs; verified/s of one core"
+    )?;
     let cores = std::thread::available_parallelism()?;
     writeln!(
         out,
@@ -156,7 +197,7 @@ async fn main() -> Result<(), Failure> {
     )?;
     writeln!(
         out,
-        "appenders  batch    appends/s    p50 µs    p99 µs  proof 50  proof 99  per frame    busy  tail ms   verified/s*"
+        "appenders  batch    appends/s    p50 µs    p99 µs   hand 50   hand 99   publ 50   publ 99  per frame    busy  tail ms   verified/s"
     )?;
     for (appenders, batch) in [(1, 1), (8, 1), (64, 1), (1_024, 1), (8_192, 1), (8, 100), (4, 1_000)] {
         run(dir, Load { appenders, batch, bytes, time }, &mut out).await?;
