@@ -261,6 +261,11 @@ impl Seeds {
         Seeds { next: AtomicU64::new(from), to, until }
     }
 
+    /// Whether one seed was asked for: its test then tells what happens.
+    pub fn is_one(&self) -> bool {
+        self.next.load(Ordering::Relaxed) + 1 == self.to
+    }
+
     /// The next seed; none when all were given out or the time is over.
     pub fn next(&self) -> Option<u64> {
         let is_late = self.until.is_some_and(|until| Instant::now() >= until);
