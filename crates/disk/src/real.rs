@@ -18,7 +18,7 @@ struct RealFile(File);
 
 /// Files and folders that are synced each for itself; more of them by their file system.
 #[cfg(target_os = "linux")]
-const SYNCED_SINGLY_MAX: usize = 4;
+const SYNCED_SINGLY_MAX: usize = 8;
 
 fn kind(kind: FileType) -> Kind {
     if kind.is_file() {
