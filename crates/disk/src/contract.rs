@@ -55,6 +55,10 @@ fn names_and_folders(disk: &dyn Disk, root: &Path) {
     disk.publish(&[(a.clone(), vec![0; 9]), (b.clone(), vec![1; 9]), (deep.clone(), vec![2; 9])]).unwrap();
     disk.publish(&[(a.clone(), vec![3; 7])]).unwrap();
     assert_eq!((disk.read(&a).unwrap(), disk.read(&b).unwrap()), (vec![3; 7], vec![1; 9]));
+    let many: Vec<_> = (0..40u8).map(|i| (root.join(format!("d3/{}/{i}", i % 3)), vec![i; 9])).collect();
+    disk.publish(&many).unwrap();
+    assert!(many.iter().all(|(path, bytes)| disk.read(path).unwrap() == *bytes));
+    assert_eq!(disk.sync_many(&[], &[&root.join("none")]).unwrap_err().kind(), ErrorKind::NotFound);
     assert_eq!(names(disk, &root.join("d2")), [("e".to_owned(), Kind::Folder)]);
     assert_eq!(names(disk, &root.join("d0")), [("f".to_owned(), Kind::File)]);
     assert!(names(disk, &root.join("none")).is_empty());
@@ -79,7 +83,7 @@ fn names_and_folders(disk: &dyn Disk, root: &Path) {
     disk.create_folder(&root.join("d0"), Access::Usual).unwrap();
     disk.sync_folder(&root.join("d0")).unwrap();
     assert_eq!(disk.sync_folder(&root.join("none")).unwrap_err().kind(), ErrorKind::NotFound);
-    for folder in ["d0", "d1", "d2", "none"] {
+    for folder in ["d0", "d1", "d2", "d3", "none"] {
         disk.remove(&root.join(folder)).unwrap();
     }
     assert!(names(disk, root).is_empty());

@@ -2,7 +2,7 @@
 //! [`RealDisk`] is the machine's file system; `sim` is a disk with power cuts, torn writes, failing syncs, flipped bits
 //! and no space, where one seed is one run.
 //!
-//! What is built of several steps ([`Disk::publish`], [`Disk::make_folder`]) is built here of the port's own calls, so
+//! What is built of several steps ([`Disk::publish_in_turn`], [`Disk::make_folder`]) is built here of the port's own calls, so
 //! that the simulation cuts it between any two of them.
 //!
 //! Never here: what the bytes mean, when to sync, recovery. Those are the callers' matter.
@@ -13,6 +13,7 @@ mod real;
 #[cfg(any(test, feature = "sim"))]
 pub mod sim;
 
+use std::collections::BTreeSet;
 use std::io::{self, ErrorKind};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -114,34 +115,82 @@ pub trait Disk: Send + Sync {
         }
     }
 
+    /// Syncs many files and folders, in any order or all at once: when this returns, all of them survive a power cut.
+    /// The files come with their names.
+    fn sync_many(&self, files: &[(PathBuf, Arc<dyn DiskFile>)], folders: &[&Path]) -> io::Result<()> {
+        files.iter().try_for_each(|(_, file)| file.sync())?;
+        folders.iter().try_for_each(|folder| self.sync_folder(folder))
+    }
+
     /// Puts whole files in place, making folders as needed. When this returns, all of them survive a power cut;
     /// a file never appears half written. Two calls at once for the same name are the caller's fault.
     fn publish(&self, files: &[(PathBuf, Vec<u8>)]) -> io::Result<()> {
-        let mut folders: Vec<&Path> = files.iter().map(|(path, _)| parent(path)).collect();
-        folders.sort_unstable();
-        folders.dedup();
-        for folder in &folders {
-            self.make_folder(folder, Access::Usual)?;
-        }
-        let mut written = Vec::with_capacity(files.len());
-        for (path, bytes) in files {
-            let temp = temp_path(path);
-            // Left by a crash, or by a full disk.
-            self.remove(&temp)?;
-            let file = self.create(&temp, Access::Usual)?;
-            if let Err(error) = file.write_at(bytes, 0) {
-                // Leave no half file on a full disk; the first error is the one that counts.
-                let _ = self.remove(&temp);
+        self.publish_in_turn(&[files])
+    }
+
+    /// As `publish`; what comes in a later turn is put in place when all before it is durable in its own.
+    fn publish_in_turn(&self, turns: &[&[(PathBuf, Vec<u8>)]]) -> io::Result<()> {
+        let mut changed = BTreeSet::new();
+        let made =
+            turns.iter().copied().flatten().try_for_each(|(path, _)| make_unsynced(self, parent(path), &mut changed));
+        let changed: Vec<&Path> = changed.into_iter().collect();
+        let written = match made.and_then(|()| write_temps(self, turns)) {
+            Ok(written) => written,
+            Err(error) => {
+                // The next try takes the folders that are there as durable.
+                self.sync_many(&[], &changed)?;
                 return Err(error);
             }
-            written.push((file, temp));
+        };
+        self.sync_many(&written, &changed)?;
+        let mut temps = written.iter();
+        for turn in turns {
+            for ((path, _), (temp, _)) in turn.iter().zip(&mut temps) {
+                self.rename(temp, path)?;
+            }
+            let folders: BTreeSet<&Path> = turn.iter().map(|(path, _)| parent(path)).collect();
+            self.sync_many(&[], &folders.into_iter().collect::<Vec<_>>())?;
         }
-        written.iter().try_for_each(|(file, _)| file.sync())?;
-        for ((_, temp), (path, _)) in written.iter().zip(files) {
-            self.rename(temp, path)?;
-        }
-        folders.into_iter().try_for_each(|folder| self.sync_folder(folder))
+        Ok(())
     }
+}
+
+/// Makes a folder and the missing ones above it; `changed` are those that hold a new name.
+fn make_unsynced<'a, D: Disk + ?Sized>(disk: &D, folder: &'a Path, changed: &mut BTreeSet<&'a Path>) -> io::Result<()> {
+    if folder.as_os_str().is_empty() || disk.is_folder(folder)? {
+        return Ok(());
+    }
+    let parent = parent(folder);
+    make_unsynced(disk, parent, changed)?;
+    disk.create_folder(folder, Access::Usual)?;
+    changed.insert(parent);
+    Ok(())
+}
+
+/// Writes the files under their names for the time being, unsynced.
+fn write_temps<D: Disk + ?Sized>(
+    disk: &D,
+    turns: &[&[(PathBuf, Vec<u8>)]],
+) -> io::Result<Vec<(PathBuf, Arc<dyn DiskFile>)>> {
+    let mut written = Vec::new();
+    for (path, bytes) in turns.iter().copied().flatten() {
+        let temp = temp_path(path);
+        let file = match disk.create(&temp, Access::Usual) {
+            // Left by a crash, or by a full disk.
+            Err(error) if error.kind() == ErrorKind::AlreadyExists => {
+                disk.remove(&temp)?;
+                disk.create(&temp, Access::Usual)?
+            }
+            created => created?,
+        };
+        if let Err(error) = file.write_at(bytes, 0) {
+            // Leave no half file on a full disk; the first error is the one that counts.
+            let _ = disk.remove(&temp);
+            return Err(error);
+        }
+        written.push((temp, file));
+    }
+    Ok(written)
 }
 
 /// One open file.

@@ -1,9 +1,10 @@
 //! [`RealDisk`]: the machine's file system (Linux, and what behaves like it).
 
+use std::collections::BTreeSet;
 use std::fs::{self, DirBuilder, File, FileType, OpenOptions, TryLockError};
 use std::io::{self, ErrorKind, Read, Write};
 use std::os::unix::fs::{DirBuilderExt, FileExt, MetadataExt, OpenOptionsExt};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::SystemTime;
 
@@ -14,6 +15,10 @@ use crate::{Access, Disk, DiskFile, Kind, Stat, parent};
 pub struct RealDisk;
 
 struct RealFile(File);
+
+/// Files and folders that are synced each for itself; more of them by their file system.
+#[cfg(target_os = "linux")]
+const SYNCED_SINGLY_MAX: usize = 8;
 
 fn kind(kind: FileType) -> Kind {
     if kind.is_file() {
@@ -116,6 +121,26 @@ impl Disk for RealDisk {
 
     fn sync_folder(&self, folder: &Path) -> io::Result<()> {
         File::open(folder)?.sync_all()
+    }
+
+    /// Many at once are one wait for each of their file systems: each file that is synced for itself costs a commit of
+    /// the file system's journal, all together one.
+    #[cfg(target_os = "linux")]
+    fn sync_many(&self, files: &[(PathBuf, Arc<dyn DiskFile>)], folders: &[&Path]) -> io::Result<()> {
+        if files.len() + folders.len() <= SYNCED_SINGLY_MAX {
+            files.iter().try_for_each(|(_, file)| file.sync())?;
+            return folders.iter().try_for_each(|folder| self.sync_folder(folder));
+        }
+        let places: BTreeSet<&Path> =
+            files.iter().map(|(path, _)| parent(path)).chain(folders.iter().copied()).collect();
+        let mut synced = BTreeSet::new();
+        for place in places {
+            let folder = File::open(place)?;
+            if synced.insert(folder.metadata()?.dev()) {
+                rustix::fs::syncfs(&folder)?;
+            }
+        }
+        Ok(())
     }
 
     fn fatal(&self, what: &str, error: &io::Error) {

@@ -261,6 +261,11 @@ impl Seeds {
         Seeds { next: AtomicU64::new(from), to, until }
     }
 
+    /// Whether one seed was asked for: its test then tells what happens.
+    pub fn is_one(&self) -> bool {
+        self.next.load(Ordering::Relaxed) + 1 == self.to
+    }
+
     /// The next seed; none when all were given out or the time is over.
     pub fn next(&self) -> Option<u64> {
         let is_late = self.until.is_some_and(|until| Instant::now() >= until);
@@ -665,6 +670,20 @@ impl Disk for SimDisk {
         let mut state = self.0.lock();
         state.check_power()?;
         state.sync_names(folder)
+    }
+
+    /// In an order by chance: a cut leaves any of them.
+    fn sync_many(&self, files: &[(PathBuf, Arc<dyn DiskFile>)], folders: &[&Path]) -> io::Result<()> {
+        let mut left: Vec<usize> = (0..files.len() + folders.len()).collect();
+        while !left.is_empty() {
+            let at = below(&self.0.lock().random, left.len());
+            let next = left.swap_remove(at);
+            match files.get(next) {
+                Some((_, file)) => file.sync()?,
+                None => self.sync_folder(folders[next - files.len()])?,
+            }
+        }
+        Ok(())
     }
 
     fn fatal(&self, what: &str, error: &io::Error) {

@@ -1,7 +1,7 @@
 //! Durable appends per second: `cargo run --release -p ledger --example append_bench -- [DIR] [SECONDS] [BYTES]`.
 //! Prints appends/s, the time to the acknowledgement and to a published proof at several numbers of waiting appenders,
-//! alone and in batches, beside the disk's own time for a write of 4 KiB with a sync. `bench/append` runs PostgreSQL
-//! beside it.
+//! alone and in batches, beside the disk's own time for a write of 4 KiB with a sync, and entries verified per second of
+//! one core. `bench/append` runs PostgreSQL beside it.
 
 use std::io::Write;
 use std::path::Path;
@@ -10,7 +10,8 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
 use base::{LogName, SystemClock};
-use ledger::{AppendError, Disk, Ed25519Signer, Log, LogOptions, NewEntry, RealDisk};
+use ledger::merkle::verify_inclusion;
+use ledger::{AppendError, Disk, Ed25519Signer, LedgerError, Log, LogOptions, NewEntry, RealDisk, note};
 
 /// A proof that is not there after this counts as long.
 const WAIT_MAX: Duration = Duration::from_secs(3);
@@ -32,6 +33,12 @@ fn sync_times(dir: &Path) -> Result<Vec<u64>, Failure> {
     RealDisk.remove(&path)?;
     times.sort_unstable();
     Ok(times)
+}
+
+/// Time that this thread was on a core.
+fn on_core() -> Result<Duration, Failure> {
+    let text = std::fs::read_to_string("/proc/thread-self/schedstat")?;
+    Ok(Duration::from_nanos(text.split_whitespace().next().unwrap_or_default().parse()?))
 }
 
 fn at(sorted: &[u64], percent: usize) -> u64 {
@@ -85,50 +92,83 @@ async fn proof_times(log: Log, until: Instant) -> Vec<u64> {
     times
 }
 
+/// Now and again: how long one more entry takes until the log has handed out its inclusion in a signed checkpoint, and
+/// that held.
+async fn handed_times(log: Log, until: Instant) -> Result<Vec<u64>, Failure> {
+    let vkey = log.vkey();
+    let mut times = Vec::new();
+    while Instant::now() < until {
+        let begun = Instant::now();
+        match log.append(NewEntry::one(vec![1])).await {
+            Ok(index) => {
+                let checkpoint = note::verify_by(&log.checkpoint(), &vkey).ok_or("no checkpoint")?;
+                let path = loop {
+                    match log.inclusion_proof(index, checkpoint.size) {
+                        Err(LedgerError::Behind { .. }) => tokio::task::yield_now().await,
+                        path => break path?,
+                    }
+                };
+                let leaf = log.leaf_hash(index)?;
+                if !verify_inclusion(&leaf, index, checkpoint.size, &path, &checkpoint.root) {
+                    return Err("a wrong proof".into());
+                }
+                times.push(begun.elapsed().as_micros() as u64);
+            }
+            Err(AppendError::Busy { .. }) => {}
+            Err(error) => return Err(error.into()),
+        }
+        tokio::time::sleep(Duration::from_millis(5)).await;
+    }
+    times.sort_unstable();
+    Ok(times)
+}
+
 async fn run(dir: &Path, load: Load, out: &mut impl Write) -> Result<(), Failure> {
     let dir = dir.join(format!("log-{}-{}", load.appenders, load.batch));
     let signer = Ed25519Signer::from_seed("bench.test/log", &[1; 32]).ok_or("no signer")?;
     let options = LogOptions { queue_max: 65_536, ..LogOptions::new("bench.test/log") };
-    let disk: Arc<dyn Disk> = Arc::new(RealDisk);
     let name = LogName::parse("bench")?;
-    let log = Log::open(disk.clone(), &dir, name, options, Arc::new(signer), Arc::new(SystemClock))?;
+    let log = Log::open(Arc::new(RealDisk), &dir, name, options, Arc::new(signer), Arc::new(SystemClock))?;
     let (load, busy) = (Arc::new(load), Arc::new(AtomicU64::new(0)));
     let begun = Instant::now();
     let until = begun + load.time;
     let tasks: Vec<_> =
         (0..load.appenders).map(|_| tokio::spawn(appender(log.clone(), load.clone(), busy.clone(), until))).collect();
     let proofs = tokio::spawn(proof_times(log.clone(), until));
+    let handed = tokio::spawn(handed_times(log.clone(), until));
     let mut times = Vec::new();
     for task in tasks {
         times.extend(task.await??);
     }
     let took = begun.elapsed();
-    let proofs = proofs.await?;
+    let (handed, proofs) = (handed.await??, proofs.await?);
     let tail = Instant::now();
     let size = log.size();
     log.subscribe_published().wait_for(|published| *published >= size).await?;
     let tail = tail.elapsed();
     times.sort_unstable();
-    let verified = Instant::now();
+    let begun = on_core()?;
     let frames = log.verify()?.frames;
+    let verified = on_core()? - begun;
     let per_second = |n: u64, time: Duration| (n as f64 / time.as_secs_f64()) as u64;
     writeln!(
         out,
-        "{:>9} {:>6} {:>12} {:>9} {:>9} {:>9} {:>9} {:>10} {:>7} {:>8} {:>12}",
+        "{:>9} {:>6} {:>12} {:>9} {:>9} {:>9} {:>9} {:>9} {:>9} {:>10} {:>7} {:>8} {:>12}",
         load.appenders,
         load.batch,
         per_second(size, took),
         at(&times, 50),
         at(&times, 99),
+        at(&handed, 50),
+        at(&handed, 99),
         at(&proofs, 50),
         at(&proofs, 99),
         size / frames.max(1),
         busy.load(Ordering::Relaxed),
         tail.as_millis(),
-        per_second(size, verified.elapsed()),
+        per_second(size, verified),
     )?;
     log.close().await;
-    disk.remove(&dir)?;
     Ok(())
 }
 
@@ -141,6 +181,12 @@ async fn main() -> Result<(), Failure> {
     let dir = Path::new(&dir);
     let syncs = sync_times(dir)?;
     let mut out = std::io::stdout();
+    writeln!(
+        out,
+        "\
+        p50, p99: of an acknowledgement; hand: of an append and its inclusion in a signed checkpoint, handed out by the\n\
+        log and checked; publ: until a published checkpoint and its tiles prove it, all in µs; verified/s of one core"
+    )?;
     let cores = std::thread::available_parallelism()?;
     writeln!(
         out,
@@ -151,10 +197,11 @@ async fn main() -> Result<(), Failure> {
     )?;
     writeln!(
         out,
-        "appenders  batch    appends/s    p50 µs    p99 µs  proof 50  proof 99  per frame    busy  tail ms   verified/s"
+        "appenders  batch    appends/s    p50 µs    p99 µs   hand 50   hand 99   publ 50   publ 99  per frame    busy  tail ms   verified/s"
     )?;
     for (appenders, batch) in [(1, 1), (8, 1), (64, 1), (1_024, 1), (8_192, 1), (8, 100), (4, 1_000)] {
         run(dir, Load { appenders, batch, bytes, time }, &mut out).await?;
     }
-    Ok(())
+    // At the end, all together: ext4 looks for a minute past the inodes of files that were just removed.
+    Ok(RealDisk.remove(dir)?)
 }

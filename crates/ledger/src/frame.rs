@@ -265,10 +265,15 @@ impl Frame {
 
     /// Whether every part has the hash its leaf says.
     pub fn parts_match(&self) -> bool {
-        (self.header.first..self.header.end()).all(|index| {
-            let fields = self.fields((index - self.header.first) as usize);
-            let hashes = fields.leaf[LEAF_HEADER..].chunks_exact(LEAF_PART).map(|part| &part[4..]);
-            self.entry(index).parts.iter().zip(hashes).all(|(part, hash)| sha256(part)[..] == *hash)
+        self.starts.iter().all(|start| {
+            let bytes = &self.bytes[*start as usize..];
+            let Some(fields) = Fields::parse(bytes) else { return false };
+            let mut rest = &bytes[ENTRY_HEADER + fields.leaf.len() + fields.slots.len()..fields.bytes];
+            fields.leaf[LEAF_HEADER..].chunks_exact(LEAF_PART).zip(part_lengths(fields.leaf)).all(|(part, bytes)| {
+                let (part_bytes, after) = rest.split_at(bytes);
+                rest = after;
+                sha256(part_bytes)[..] == part[4..]
+            })
         })
     }
 }

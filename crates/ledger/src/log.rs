@@ -515,9 +515,14 @@ fn run_tail(shared: &Shared, mut tail: Tail) {
             (work.is_due, work.is_much) = (false, false);
             work.is_stopping
         };
-        wait_ms = shared.options.tail_interval_ms;
+        let begun = shared.clock.now();
         match follow(shared, &mut tail) {
-            Ok(()) => is_full = false,
+            Ok(()) => {
+                is_full = false;
+                // Steps begin at a distance; a long one leaves nothing to wait for. A clock may jump.
+                let took = shared.clock.now().ms().saturating_sub(begun.ms()).max(0) as u64;
+                wait_ms = shared.options.tail_interval_ms.saturating_sub(took);
+            }
             Err(error) if error.is_no_space() => {
                 if !is_full {
                     tracing::warn!(log = %shared.name, "{error}: the tiles follow when there is space");

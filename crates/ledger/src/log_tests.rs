@@ -219,6 +219,22 @@ fn lost_tiles_are_written_again_and_another_key_is_refused() {
 }
 
 #[test]
+fn a_log_that_another_key_signed_is_not_called_whole() {
+    let disk = sim::SimDisk::new(3);
+    run(async {
+        let log = open_sim(&disk);
+        log.append_all((0..300).map(entry).collect()).await.unwrap();
+        log.close().await;
+    });
+    for (seed, is_whole) in [([3; 32], true), ([4; 32], false)] {
+        let signer = Ed25519Signer::from_seed("ward.test/log", &seed).unwrap();
+        let identity = crate::head::identity(&options(), &signer);
+        let verified = crate::verify::verify(&disk, Path::new("/log"), &identity, None);
+        assert_eq!(verified.is_ok(), is_whole, "{verified:?}");
+    }
+}
+
+#[test]
 fn damage_is_refused_with_its_place() {
     let build = |dir: &Path| {
         run(async {

@@ -26,7 +26,7 @@ pub struct LogOptions {
     pub queue_bytes_max: usize,
     /// Memory for the newest frames, and as much again for frames read lately.
     pub cache_bytes_max: usize,
-    /// The tiles and the published checkpoint follow the head at this distance.
+    /// The steps of the tiles and the published checkpoint behind the head begin at least this far apart.
     pub tail_interval_ms: u64,
 }
 
@@ -46,7 +46,7 @@ impl LogOptions {
             queue_max: limits.log_queue_max,
             queue_bytes_max: 256 << 20,
             cache_bytes_max: 16 << 20,
-            tail_interval_ms: 50,
+            tail_interval_ms: 30,
         }
     }
 

@@ -28,6 +28,12 @@ impl Identity {
         (checkpoint.origin == self.origin).then_some((checkpoint.size, checkpoint.root))
     }
 
+    /// Whether the text of a note says this of this log; who signed it is not looked at.
+    pub fn says(&self, text: &str, size: u64, root: &Hash) -> bool {
+        let says = |it: note::Checkpoint| it.origin == self.origin && it.size == size && it.root == *root;
+        note::parse(text).is_some_and(says)
+    }
+
     pub fn origin_hash(&self) -> Hash {
         sha256(self.origin.as_bytes())
     }

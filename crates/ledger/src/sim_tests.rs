@@ -109,6 +109,8 @@ struct Run {
     published: u64,
     /// Reads may be flipped in this round: an error that names damage is the right answer then.
     has_flips: bool,
+    /// Says what happens, for somebody who replays a seed.
+    tells: bool,
 }
 
 impl Run {
@@ -131,6 +133,14 @@ impl Run {
             under_way: vec![],
             published: 0,
             has_flips: false,
+            tells: false,
+        }
+    }
+
+    #[expect(clippy::print_stdout, reason = "the replay of one seed is read by a person")]
+    fn tell(&self, what: std::fmt::Arguments<'_>) {
+        if self.tells {
+            println!("{what}");
         }
     }
 
@@ -154,15 +164,28 @@ impl Run {
     fn set_faults(&mut self) {
         self.has_flips = false;
         match self.below(10) {
-            0..=3 => self.disk.cut_after(1 + self.below(90)),
-            4 => self.disk.fail_sync_after(self.below(30), SyncFault::Lost),
-            5 => self.disk.fail_sync_after(self.below(30), SyncFault::Persisted),
-            6 => self.disk.set_space(Some(self.disk.used() + self.below(12_000) as usize)),
-            7 | 8 => {
-                self.has_flips = true;
-                self.disk.flip_read_after(self.below(60));
+            0..=3 => {
+                let changes = 1 + self.below(90);
+                self.tell(format_args!("the power will go with change {changes} of the disk"));
+                self.disk.cut_after(changes);
             }
-            _ => {}
+            fault @ (4 | 5) => {
+                let (fault, syncs) = (if fault == 4 { SyncFault::Lost } else { SyncFault::Persisted }, self.below(30));
+                self.tell(format_args!("sync {} will fail ({fault:?})", syncs + 1));
+                self.disk.fail_sync_after(syncs, fault);
+            }
+            6 => {
+                let bytes = self.below(12_000) as usize;
+                self.tell(format_args!("the disk has {bytes} bytes left"));
+                self.disk.set_space(Some(self.disk.used() + bytes));
+            }
+            7 | 8 => {
+                let reads = self.below(60);
+                self.tell(format_args!("read {} will have a flipped bit", reads + 1));
+                self.has_flips = true;
+                self.disk.flip_read_after(reads);
+            }
+            _ => self.tell(format_args!("nothing will fail")),
         }
     }
 
@@ -178,6 +201,7 @@ impl Run {
             Ok(parts) => parts,
             Err(error) => {
                 self.explain(&error);
+                self.tell(format_args!("  not opened: {error}"));
                 return None;
             }
         };
@@ -192,6 +216,10 @@ impl Run {
         if head.size() > acknowledged {
             under_way.into_iter().for_each(|known| self.known.push(known));
         }
+        let (size, published) = (head.size(), tail.published());
+        self.tell(format_args!(
+            "  opened: {acknowledged} entries were acknowledged, {size} found, {published} published"
+        ));
         self.check(&head);
         self.verify();
         Some((head, tail))
@@ -304,16 +332,19 @@ impl Run {
         match head.commit(&entries) {
             Ok(range) => {
                 assert_eq!(range, self.known.size()..self.known.size() + batch.len() as u64, "seed {}", self.seed);
+                self.tell(format_args!("  acknowledged: {} entries, from {}", range.end - range.start, range.start));
                 batch.into_iter().for_each(|known| self.known.push(known));
                 true
             }
             Err(AppendError::NoSpace) => {
+                self.tell(format_args!("  refused: no space; some is made"));
                 self.disk.set_space(None);
                 true
             }
             Err(AppendError::Poisoned) => {
                 // The process ends here. Nothing may be acknowledged by one that somehow went on.
                 assert!(self.disk.fatal_error().is_some(), "seed {}", self.seed);
+                self.tell(format_args!("  not acknowledged: {} entries; the process ends", batch.len()));
                 assert_eq!(head.commit(&entries), Err(AppendError::Poisoned), "seed {}", self.seed);
                 self.under_way = batch;
                 false
@@ -325,10 +356,14 @@ impl Run {
     /// As `log::run_tail` does: a full disk waits, anything else ends the process.
     fn publish(&mut self, tail: &mut Tail) -> bool {
         match tail.step() {
-            Ok(_) => true,
+            Ok(_) => {
+                self.tell(format_args!("  published: a checkpoint over {} entries", tail.published()));
+                true
+            }
             Err(error) if error.is_no_space() => true,
             Err(error) => {
                 self.explain(&error);
+                self.tell(format_args!("  not published: {error}; the process ends"));
                 self.disk.fatal("writing tiles", &std::io::Error::other(error.to_string()));
                 false
             }
@@ -344,8 +379,10 @@ impl Run {
         let is_cut = self.below(3) > 0;
         if is_cut {
             self.disk.power_cut();
+            self.tell(format_args!("the power was cut: what was not synced is there, gone or torn"));
         } else {
             self.disk.restart();
+            self.tell(format_args!("the process was restarted"));
         }
         self.check_published(is_cut);
     }
@@ -356,6 +393,7 @@ impl Run {
         while !tail.step().unwrap_or_else(|error| panic!("seed {}: {error}", self.seed)) {}
         self.check_published(true);
         assert_eq!(self.published, head.size(), "seed {}", self.seed);
+        self.tell(format_args!("all {} entries are there, in order, unchanged and proved", head.size()));
         drop((head, tail));
         self.rot();
     }
@@ -382,8 +420,8 @@ impl Run {
 }
 
 /// The trace of everything that the run of this seed did and saw.
-fn simulate(seed: u64, signer: &Arc<dyn CheckpointSigner>) -> u64 {
-    let mut run = Run::new(seed, signer.clone());
+fn simulate(seed: u64, signer: &Arc<dyn CheckpointSigner>, tells: bool) -> u64 {
+    let mut run = Run { tells, ..Run::new(seed, signer.clone()) };
     for _ in 0..2 + run.below(3) {
         run.round();
     }
@@ -399,11 +437,12 @@ fn signer() -> Arc<dyn CheckpointSigner> {
 #[test]
 fn acknowledged_entries_survive_every_simulated_crash() {
     let (signer, seeds) = (signer(), Seeds::of_test(10_000));
+    let tells = seeds.is_one();
     std::thread::scope(|scope| {
         for _ in 0..std::thread::available_parallelism().map_or(2, usize::from) {
             scope.spawn(|| {
                 while let Some(seed) = seeds.next() {
-                    simulate(seed, &signer);
+                    simulate(seed, &signer, tells);
                 }
             });
         }
@@ -414,7 +453,7 @@ fn acknowledged_entries_survive_every_simulated_crash() {
 fn one_seed_is_one_run() {
     let signer = signer();
     for seed in 0..100 {
-        assert_eq!(simulate(seed, &signer), simulate(seed, &signer), "seed {seed}");
+        assert_eq!(simulate(seed, &signer, false), simulate(seed, &signer, false), "seed {seed}");
     }
-    assert_ne!(simulate(1, &signer), simulate(2, &signer));
+    assert_ne!(simulate(1, &signer, false), simulate(2, &signer, false));
 }

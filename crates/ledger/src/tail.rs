@@ -14,7 +14,7 @@ use crate::scan::Identity;
 use crate::tiles::{Edge, TILE_WIDTH, bundle_path, tile_bytes, tile_path};
 
 /// Entries whose tiles are written in one go.
-const STEP_ENTRIES_MAX: u64 = 16_384;
+const STEP_ENTRIES_MAX: u64 = 65_536;
 /// Folders remembered as durable; more are asked for again.
 const OWNED_MAX: usize = 4_096;
 
@@ -40,6 +40,15 @@ pub(crate) fn published(disk: &dyn Disk, dir: &Path, identity: &Identity) -> Res
     let verified = std::str::from_utf8(&bytes).ok().and_then(|text| identity.verify(text));
     let (size, root) = verified.ok_or(LedgerError::WrongKey { file: path })?;
     Ok(Some(Published { size, root }))
+}
+
+type Files = Vec<(PathBuf, Vec<u8>)>;
+
+/// What a step makes.
+struct NewTiles {
+    edge: Edge,
+    bundle: Vec<u8>,
+    files: Files,
 }
 
 pub(crate) struct Tail {
@@ -139,27 +148,34 @@ impl Tail {
             // Writing tiles again: stop where the published root can be compared.
             to = to.min(published.size);
         }
-        if to > self.edge.size() || self.partial_at < to {
-            self.write_tiles(to, to == target.size)?;
-        }
-        let fits = |published: Published| published.size != to || published.root == self.edge.root();
+        let is_end = to == target.size;
+        let new = self.tiles_to(to, is_end)?;
+        let root = new.edge.root();
+        let fits = |published: Published| published.size != to || published.root == root;
         if !self.published.is_none_or(fits) {
             let what = "the entries are not those of the published checkpoint";
             return Err(LedgerError::damaged(what, &checkpoint_path(&self.dir), 0));
         }
-        if to < target.size {
-            return Ok(false);
+        let is_news = is_end && self.published.is_none_or(|published| published.size < to);
+        let checkpoint = if is_news { Some(self.checkpoint(&target, &root)?) } else { None };
+        self.put(&new.files, checkpoint.as_slice())?;
+        let before = std::mem::replace(&mut self.edge, Arc::new(new.edge));
+        self.bundle = new.bundle;
+        if is_end {
+            self.partial_at = to;
         }
-        if self.published.is_none_or(|published| published.size < target.size) {
-            self.publish(&target)?;
+        if is_news {
+            self.published = Some(Published { size: to, root });
         }
-        Ok(target.size == newest.size)
+        self.remove_partials(&before)?;
+        Ok(is_end && to == newest.size)
     }
 
-    fn write_tiles(&mut self, to: u64, is_end: bool) -> Result<(), LedgerError> {
+    /// What is to be written so that there are tiles up to `to`.
+    fn tiles_to(&self, to: u64, is_end: bool) -> Result<NewTiles, LedgerError> {
         let mut edge = (*self.edge).clone();
         let mut bundle = self.bundle.clone();
-        let mut files: Vec<(PathBuf, Vec<u8>)> = Vec::new();
+        let mut files: Files = Vec::new();
         let mut number = edge.size() / TILE_WIDTH as u64;
         let dir = &self.dir;
         self.reader.leaves(edge.size(), to, |leaf| {
@@ -175,18 +191,11 @@ impl Tail {
         if is_end {
             self.add_partials(&edge, &bundle, &mut files);
         }
-        let place = files.first().map_or(dir.clone(), |(path, _)| path.clone());
-        self.put(&files, &place)?;
-        let before = std::mem::replace(&mut self.edge, Arc::new(edge));
-        self.bundle = bundle;
-        if is_end {
-            self.partial_at = to;
-        }
-        self.remove_partials(&before)
+        Ok(NewTiles { edge, bundle, files })
     }
 
     /// The incomplete tiles that changed since they were last written.
-    fn add_partials(&self, edge: &Edge, bundle: &[u8], files: &mut Vec<(PathBuf, Vec<u8>)>) {
+    fn add_partials(&self, edge: &Edge, bundle: &[u8], files: &mut Files) {
         for level in 0..edge.levels() {
             let shift = 8 * level as u32;
             let (hashes, tile) = (edge.size() >> shift, edge.partial(level));
@@ -221,27 +230,26 @@ impl Tail {
         Ok(())
     }
 
-    fn publish(&mut self, target: &Durable) -> Result<(), LedgerError> {
+    /// The file of the checkpoint, when it is signed over this root.
+    fn checkpoint(&self, target: &Durable, root: &Hash) -> Result<(PathBuf, Vec<u8>), LedgerError> {
         let path = checkpoint_path(&self.dir);
-        let root = self.edge.root();
-        if self.identity.verify(&target.note) != Some((target.size, root)) {
+        if self.identity.verify(&target.note) != Some((target.size, *root)) {
             return Err(LedgerError::damaged(
                 "the entries do not have the root that was signed when they were acknowledged",
                 &path,
                 0,
             ));
         }
-        self.put(&[(path.clone(), target.note.as_bytes().to_vec())], &path)?;
-        self.published = Some(Published { size: target.size, root });
-        Ok(())
+        Ok((path, target.note.as_bytes().to_vec()))
     }
 
-    fn put(&mut self, files: &[(PathBuf, Vec<u8>)], place: &Path) -> Result<(), LedgerError> {
-        let folders = files.iter().filter_map(|(path, _)| path.parent());
-        for folder in folders {
+    /// The checkpoint is put in place when all its tiles are durable.
+    fn put(&mut self, tiles: &Files, checkpoint: &[(PathBuf, Vec<u8>)]) -> Result<(), LedgerError> {
+        let Some((place, _)) = tiles.iter().chain(checkpoint).next() else { return Ok(()) };
+        for folder in tiles.iter().filter_map(|(path, _)| path.parent()) {
             self.own(folder)?;
         }
-        self.disk.publish(files).map_err(LedgerError::io("write", place))
+        self.disk.publish_in_turn(&[tiles, checkpoint]).map_err(LedgerError::io("write", place))
     }
 
     /// Makes a folder that is there already durable, and those above it: the process that made it may have died before

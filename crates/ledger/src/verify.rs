@@ -44,11 +44,21 @@ pub(crate) fn verify(
             if !frame.parts_match() {
                 return damaged("a part does not have the hash in its leaf");
             }
-            if identity.verify(frame.checkpoint()) != Some((state.frontier.size(), state.frontier.root())) {
-                return damaged("a frame's checkpoint is not this log's key's over these entries");
+            if !identity.says(frame.checkpoint(), state.frontier.size(), &state.frontier.root()) {
+                return damaged("a frame's checkpoint is not over these entries");
             }
             Ok(())
         })?;
+        // Each signed root covers all before it, so the last one of a segment speaks for all of them.
+        if let Some((frame, offset)) = &end.last
+            && identity.verify(frame.checkpoint()).is_none()
+        {
+            return Err(LedgerError::damaged(
+                "a frame's checkpoint is not signed by this log's key",
+                &segment.path,
+                *offset,
+            ));
+        }
         state = Some(end.state);
     }
     let state = state.ok_or_else(|| LedgerError::damaged("all segments are missing", &dir.join("wal"), 0))?;

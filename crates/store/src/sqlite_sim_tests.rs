@@ -14,6 +14,7 @@ use disk::sim::{Seeds, SimDisk, SyncFault};
 use disk::{Access, Disk, DiskFile, parent};
 use parking_lot::{MappedMutexGuard, Mutex, MutexGuard};
 use sqlite_vfs::{DatabaseHandle, LockKind, OpenAccess, OpenOptions, Vfs, WalDisabled};
+use tokio::task::JoinSet;
 use vault::{KeyTable, ObjectId, ScopeId, Slot};
 
 use crate::silver::tests::{Folder, batch, ehr, id, reads, version, writes};
@@ -217,6 +218,12 @@ impl Machine {
     }
 }
 
+impl Drop for Machine {
+    fn drop(&mut self) {
+        lives().0.lock().remove(&self.life());
+    }
+}
+
 fn lives() -> &'static Lives {
     static LIVES: OnceLock<Arc<Lives>> = OnceLock::new();
     LIVES.get_or_init(|| {
@@ -308,23 +315,40 @@ impl KeyRun {
     }
 }
 
-#[tokio::test]
-async fn committed_slots_survive_every_simulated_crash_and_a_batch_is_whole_or_absent() {
-    for seed in Seeds::of_test(150) {
-        let mut run = KeyRun {
-            chance: Chance(SeededEntropy::new(seed ^ 0x6e75)),
-            machine: Machine::new("keys", seed),
-            known: Slots::new(),
-            or: None,
-        };
-        for _ in 0..2 + run.chance.below(3) {
-            run.round().await;
-        }
-        let table = run.open().await.expect("opens on a healthy disk");
-        run.check(&table).await;
-        assert!(run.or.is_none(), "seed {seed}: the slots could be read");
-        table.close().await;
+/// One key table over many crashes.
+async fn crash_slots(seed: u64) {
+    let mut run = KeyRun {
+        chance: Chance(SeededEntropy::new(seed ^ 0x6e75)),
+        machine: Machine::new("keys", seed),
+        known: Slots::new(),
+        or: None,
+    };
+    for _ in 0..2 + run.chance.below(3) {
+        run.round().await;
     }
+    let table = run.open().await.expect("opens on a healthy disk");
+    run.check(&table).await;
+    assert!(run.or.is_none(), "seed {seed}: the slots could be read");
+    table.close().await;
+}
+
+/// All seeds on all cores.
+async fn each_seed<F: Future<Output = ()> + Send + 'static>(count: u64, run: fn(u64) -> F) {
+    let (seeds, mut workers) = (Arc::new(Seeds::of_test(count)), JoinSet::new());
+    for _ in 0..std::thread::available_parallelism().map_or(2, usize::from) {
+        let seeds = seeds.clone();
+        workers.spawn(async move {
+            while let Some(seed) = seeds.next() {
+                run(seed).await;
+            }
+        });
+    }
+    workers.join_all().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn committed_slots_survive_every_simulated_crash_and_a_batch_is_whole_or_absent() {
+    each_seed(10_000, crash_slots).await;
 }
 
 /// One silver over many crashes: batch `n` makes version `n` of the one patient.
@@ -370,9 +394,7 @@ async fn crash_silver(seed: u64) {
     }
 }
 
-#[tokio::test]
+#[tokio::test(flavor = "multi_thread")]
 async fn silvers_position_agrees_with_its_content_after_every_simulated_crash() {
-    for seed in Seeds::of_test(40) {
-        crash_silver(seed).await;
-    }
+    each_seed(500, crash_silver).await;
 }

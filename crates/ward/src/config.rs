@@ -78,6 +78,10 @@ pub struct Keys {
     /// The key epoch turns each so many days; what was erased is final with the turn. 1 to 90.
     #[serde(default = "epoch_days")]
     pub epoch_days: u16,
+    /// A folder of checkpoints that others keep of the control log, relative to the mesh folder. A node whose control
+    /// log does not hold them opens no door.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub witnesses: Option<PathBuf>,
 }
 
 fn epoch_days() -> u16 {

@@ -409,6 +409,10 @@ impl Disk for AuditDisk {
         RealDisk.sync_folder(folder)
     }
 
+    fn sync_many(&self, files: &[(PathBuf, Arc<dyn DiskFile>)], folders: &[&Path]) -> io::Result<()> {
+        RealDisk.sync_many(files, folders)
+    }
+
     fn fatal(&self, what: &str, error: &io::Error) {
         tracing::error!(target: "ward::alarm", %error, "{what}: the disk of an audit target failed");
     }

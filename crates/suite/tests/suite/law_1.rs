@@ -21,7 +21,7 @@ use ward::wire::{HttpsClient, MllpClient, ack_code};
 use crate::harness::{Mesh, Process, adt, domain, mesh_folder, mint, program};
 
 /// Kills in one run of the tests; `make soak` asks for a thousand.
-fn rounds() -> usize {
+pub fn rounds() -> usize {
     #[allow(clippy::disallowed_methods)]
     std::env::var("WARD_SOAK_ROUNDS").ok().and_then(|text| text.parse().ok()).unwrap_or(60)
 }

@@ -2,17 +2,21 @@
 //! copy of everything that was taken before opens nothing of it under the living keys, while the others read as before.
 
 use std::collections::HashSet;
-use std::path::Path;
+use std::net::SocketAddr;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::time::{Duration, Instant};
 
 use base::{SystemClock, SystemEntropy};
 use hyper::Method;
 use serde_json::{Value, json};
 use store::SqlKeyTable;
+use tempfile::TempDir;
 use vault::{FileRoot, FileRootKeys, Kind, ObjectId, ObjectName, RootSecret, Slot, Vault};
+use ward::wire::{HttpsClient, WireError};
 
 use crate::carve::{Needles, Searched};
-use crate::harness::{Mesh, adt, domain, mesh_folder};
+use crate::harness::{Mesh, Process, adt, domain, mesh_folder};
 
 const GONE: &str = "ZQERASEDFAMILY";
 const KEPT: &str = "ZQREMAINFAMILY";
@@ -360,4 +364,112 @@ async fn law_10_what_was_kept_long_enough_goes_the_same_way() {
     assert_eq!((&disposal["state"], &disposal["records"]), (&json!("certified"), &json!(1)), "{disposal}");
     assert!(id_of(&mesh, GONE).await.is_none() && id_of(&mesh, KEPT).await.is_some());
     sentinels_are_gone(mesh.stop().await.path());
+}
+
+/// Those who ask for an erasure and approve it, at a process that may be killed at any time.
+struct Officers {
+    address: SocketAddr,
+    authority: PathBuf,
+    tokens: Vec<(&'static str, String)>,
+}
+
+impl Officers {
+    async fn at(process: &Process, folder: &Path) -> Officers {
+        let mut tokens = Vec::new();
+        for who in ["privacy-osei", "privacy-lund", "privacy-abara"] {
+            tokens.push((who, process.token(who).await));
+        }
+        Officers { address: process.http, authority: folder.join("tls/ca.pem"), tokens }
+    }
+
+    /// What a process that is there answers must be 200.
+    async fn call(&self, who: usize, method: Method, path: &str, body: Value) -> Result<Value, WireError> {
+        let mut https = HttpsClient::connect(self.address, &self.authority).await?;
+        let headers = [("content-type", "application/json")];
+        let answer = https.call(method, path, Some(&self.tokens[who].1), &headers, body.to_string()).await?;
+        assert_eq!(answer.status, 200, "{path}: {}", answer.text());
+        Ok(answer.json())
+    }
+
+    /// The one erasure there is; null when nothing was asked for.
+    async fn erasure(&self) -> Result<Value, WireError> {
+        let listed = self.call(0, Method::GET, "/admin/erasures", Value::Null).await?;
+        let erasures = listed["erasures"].as_array().cloned().unwrap_or_default();
+        assert!(erasures.len() <= 1, "{listed}");
+        Ok(erasures.into_iter().next().unwrap_or_default())
+    }
+
+    /// From wherever it stands to its certificate.
+    async fn erase(&self, patient: &str) -> Result<Value, WireError> {
+        let mut found = self.erasure().await?;
+        if found.is_null() {
+            let body = json!({ "domain": "ehr", "patient": patient, "ground": "order", "reason": "order 4711" });
+            self.call(0, Method::POST, "/admin/erasures", body).await?;
+            found = self.erasure().await?;
+        }
+        let approvers = found["approvers"].as_array().cloned().unwrap_or_default();
+        for who in (1..3).filter(|who| !approvers.contains(&json!(self.tokens[*who].0))) {
+            let path = format!("/admin/erasures/{}/approve", found["number"]);
+            self.call(who, Method::POST, &path, Value::Null).await?;
+        }
+        self.call(0, Method::POST, "/admin/erasures/finish", Value::Null).await?;
+        self.erasure().await
+    }
+}
+
+/// Erases in a copy of a mesh folder, by a process that is killed after some time, and goes on in another one. The copy,
+/// and how far it was when the second process began.
+async fn erased_with_a_kill(prepared: &Path, gone: &str, kill_after: Duration) -> (TempDir, String) {
+    let folder = tempfile::tempdir().expect("a folder");
+    copy(prepared, folder.path());
+    let process = Process::start(folder.path()).await;
+    let (officers, patient) = (Officers::at(&process, folder.path()).await, gone.to_owned());
+    let erasing = tokio::spawn(async move { officers.erase(&patient).await.is_ok() });
+    tokio::time::sleep(kill_after).await;
+    process.kill().await;
+    erasing.await.expect("no answer but 200");
+
+    let process = Process::start(folder.path()).await;
+    let officers = Officers::at(&process, folder.path()).await;
+    let found = officers.erasure().await.expect("an answer");
+    let state = found["state"].as_str().unwrap_or("not asked for").to_owned();
+    let read = process.get("dr-lee", &format!("/fhir/ehr/Patient/{gone}")).await;
+    let is_open = ["not asked for", "requested"].contains(&state.as_str());
+    assert_eq!(read.status, if is_open { 200 } else { 404 }, "{state}");
+    let done = officers.erase(gone).await.expect("an answer");
+    assert_eq!(done["state"], "certified", "{done}");
+    let certificate = done["certificate"].as_str().expect("a certificate");
+    assert!(certificate.contains("scope key") && certificate.contains("1 shared journal entr"), "{certificate}");
+    process.stop().await;
+    (folder, state)
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn law_10_a_kill_at_any_moment_of_an_erasure_still_ends_in_its_certificate() {
+    let (mesh, gone, kept) = prepared().await;
+    let (before, frames) = (others(&mesh, &kept).await, frame_slots(&mesh));
+    let prepared = mesh.stop().await;
+    // How long it takes when nothing comes between.
+    let undisturbed = tempfile::tempdir().expect("a folder");
+    copy(prepared.path(), undisturbed.path());
+    let process = Process::start(undisturbed.path()).await;
+    let officers = Officers::at(&process, undisturbed.path()).await;
+    let begun = Instant::now();
+    officers.erase(&gone).await.expect("an answer");
+    let whole = begun.elapsed();
+    process.stop().await;
+
+    let kills = crate::law_1::rounds().div_ceil(10) as u32;
+    for kill in 0..kills {
+        let kill_after = whole * (2 * kill + 1) / (2 * kills);
+        let (folder, state) = erased_with_a_kill(prepared.path(), &gone, kill_after).await;
+        eprintln!("law 10: killed after {} of {} ms: {state}", kill_after.as_millis(), whole.as_millis());
+        let mesh = Mesh::start_in(folder).await;
+        mesh.settle().await;
+        is_hidden_everywhere(&mesh, &gone).await;
+        assert_eq!(others(&mesh, &kept).await, before, "killed after {kill_after:?}");
+        let folder = mesh.stop().await;
+        sentinels_are_gone(folder.path());
+        the_copy_is_noise(prepared.path(), folder.path(), &frames).await;
+    }
 }

@@ -104,6 +104,42 @@ async fn law_11_data_older_than_what_is_known_of_it_opens_no_door_unasked() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn law_11_a_witness_tells_an_old_copy_of_data_and_root_keys_together() {
+    let (folder, safe) = (mesh_folder(), tempfile::tempdir().expect("a temporary folder"));
+    let kept = place(safe.path(), "witnesses");
+    std::fs::create_dir(&kept).expect("a folder");
+    edit(folder.path(), "mesh.toml", "[keys]", &format!("[keys]\nwitnesses = \"{kept}\""));
+    let process = Process::start(folder.path()).await;
+    admit(&process, 0..2).await;
+    process.stop().await;
+    for part in ["data", "keys"] {
+        copy(&folder.path().join(part), &safe.path().join(part));
+    }
+    // Governance goes on, and somebody else keeps its checkpoint. Other files there say nothing.
+    json(folder.path(), &["rebuild", "products", "ehr"]).await;
+    let checkpoint = folder.path().join("data/logs/control/checkpoint");
+    std::fs::copy(checkpoint, Path::new(&kept).join("friday")).expect("a copy");
+    std::fs::write(Path::new(&kept).join("readme"), "kept by the auditor").expect("a file");
+    Process::start(folder.path()).await.stop().await;
+    for part in ["data", "keys"] {
+        std::fs::remove_dir_all(folder.path().join(part)).expect("a folder");
+        copy(&safe.path().join(part), &folder.path().join(part));
+    }
+    let said = refused(folder.path(), &["serve"]).await;
+    assert!(said.contains("that a witness keeps") && said.contains("--accept-loss"), "{said}");
+    // Accepted once, it is no news.
+    let accepted = crate::harness::ward(folder.path(), &["restore", "--accept-loss", "the disk died"]).await;
+    assert!(accepted.status.success(), "{}", String::from_utf8_lossy(&accepted.stderr));
+    for _ in 0..2 {
+        Process::start(folder.path()).await.stop().await;
+    }
+    // Witnesses that cannot be read are not taken as agreeing.
+    std::fs::remove_dir_all(&kept).expect("a folder");
+    let said = refused(folder.path(), &["serve"]).await;
+    assert!(said.contains("the witnesses in"), "{said}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn law_11_a_backup_that_lacks_governance_is_restored_only_with_a_word() {
     let (folder, safe) = (mesh_folder(), tempfile::tempdir().expect("a temporary folder"));
     let (data, keys) = (place(safe.path(), "data"), place(safe.path(), "keys"));

@@ -277,7 +277,8 @@ fn zeros_ahead_and_an_unfinished_frame_are_outside_the_log() {
 fn a_torn_last_frame_is_told_from_a_changed_one() {
     let sample = sample();
     let last = segments(&sample.files).pop().unwrap();
-    let frame = *frames(&sample.files[&last]).last().unwrap();
+    let frames = frames(&sample.files[&last]);
+    let (before, frame) = (frames[frames.len() - 2], frames[frames.len() - 1]);
     assert!(frame.next() - frame.at >= 1_024, "the last frame has two sectors");
     type Change<'a> = &'a dyn Fn(&mut Vec<u8>);
     let judge = |change: Change| {
@@ -301,7 +302,8 @@ fn a_torn_last_frame_is_told_from_a_changed_one() {
             report.text()
         );
     }
-    let changed: [(Change, &str); 4] = [
+    let changed: [(Change, &str); 5] = [
+        (&|bytes| bytes[before.at..before.at + 512].fill(0), "whole ones follow"),
         (&|bytes| bytes[second + 7] ^= 1, "all of it was written"),
         (&|bytes| bytes[frame.at + 30] ^= 1, "begins as it was meant"),
         (&|bytes| bytes[frame.at..frame.at + 8].fill(0), "begins as it was meant"),

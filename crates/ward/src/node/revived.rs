@@ -23,11 +23,17 @@ pub const FILE: &str = "control.checkpoint";
 /// The fact that a loss was accepted.
 const ACCEPTED: &str = "restore-accepted";
 
+/// Files in a folder of witnesses, and bytes of one that are looked at.
+const WITNESSES_MAX: usize = 4_096;
+const NOTE_BYTES_MAX: u64 = 64 << 10;
+
 /// What is known from outside the data folder.
 #[derive(Debug, Clone)]
 pub struct Outside {
     folder: PathBuf,
     key_table: PathBuf,
+    /// Checkpoints that others keep: they know also what an old copy of data and root keys together does not.
+    witnesses: Option<PathBuf>,
 }
 
 /// Why the data is not the newest that was known.
@@ -40,6 +46,8 @@ pub enum Loss {
     Another { entries: u64 },
     /// Key scopes hang on key epochs that were destroyed: the key table is older than the root keys.
     Keys { scopes: u64, epochs: Vec<u64> },
+    /// It does not hold a checkpoint that a witness keeps: the root of so many entries, in hex.
+    Witnessed { known: u64, root: String },
 }
 
 impl std::fmt::Display for Loss {
@@ -59,6 +67,11 @@ impl std::fmt::Display for Loss {
                 "{scopes} key scopes hang on key epochs that were destroyed: `keys.db` is older than the root keys, and what \
                  they seal is noise"
             ),
+            Loss::Witnessed { known, .. } => write!(
+                f,
+                "the control log does not hold the checkpoint of {known} entries that a witness keeps: governance entries \
+                 are missing or others, and what they revoked or erased would come back"
+            ),
         }
     }
 }
@@ -71,7 +84,11 @@ struct Accepted {
 
 impl Outside {
     pub fn of(config: &Config) -> Outside {
-        Outside { folder: crate::keys::outside_folder(config), key_table: config.data().join("keys.db") }
+        Outside {
+            folder: crate::keys::outside_folder(config),
+            key_table: config.data().join("keys.db"),
+            witnesses: config.mesh.keys.witnesses.as_ref().map(|folder| config.folder.join(folder)),
+        }
     }
 
     /// The kept checkpoint in a folder of root keys.
@@ -87,14 +104,12 @@ impl Outside {
     pub async fn check(&self, vault: &Vault, facts: &Facts, reason: Option<&str>) -> Result<(), StartError> {
         let doing = || format!("comparing the data with what was kept in {}", self.folder.display());
         let mut losses = self.losses(vault, facts).await.map_err(while_(doing()))?;
-        if losses.iter().any(|loss| matches!(loss, Loss::Keys { .. })) {
-            // Scopes that were lost stay lost: once accepted they are no news.
+        let stays = |loss: &Loss| matches!(loss, Loss::Keys { .. } | Loss::Witnessed { .. });
+        if losses.iter().any(stays) {
+            // Scopes that were lost stay lost, and witnesses keep what they have: once accepted they are no news.
             let known = facts.follow_kinds(0, ACCEPTED).await.map_err(while_(doing()))?;
             let known: Vec<Accepted> = known.iter().filter_map(|f| serde_json::from_slice(&f.body).ok()).collect();
-            losses.retain(|loss| match loss {
-                Loss::Keys { .. } => !known.iter().any(|accepted| accepted.losses.contains(loss)),
-                _ => true,
-            });
+            losses.retain(|loss| !stays(loss) || !known.iter().any(|accepted| accepted.losses.contains(loss)));
         }
         if let Some(first) = losses.first() {
             let Some(reason) = reason else {
@@ -115,6 +130,9 @@ impl Outside {
         let mut losses = Vec::new();
         if let Some(note) = Outside::checkpoint(&self.folder).map_err(|error| error.to_string())? {
             losses.extend(compare(&note, control).map_err(|error| error.to_string())?);
+        }
+        if let Some(folder) = &self.witnesses {
+            losses.extend(witnessed(folder, control)?);
         }
         let living = vault.living_epochs().await.map_err(|error| error.to_string())?;
         let epochs = backup::epochs_of(&self.key_table).map_err(|error| error.to_string())?;
@@ -151,6 +169,34 @@ impl Outside {
             }
         }
     }
+}
+
+/// The witnesses' checkpoints that a control log does not hold. Other files in their folder are passed over; a folder
+/// that cannot be read says nothing, so it is an error.
+fn witnessed(folder: &Path, control: &Log) -> Result<Vec<Loss>, String> {
+    let told = |error: std::io::Error| format!("the witnesses in {}: {error}", folder.display());
+    let own = ledger::note::parse(&control.checkpoint()).ok_or("the control log has no checkpoint")?;
+    let files = std::fs::read_dir(folder).and_then(|files| files.collect::<Result<Vec<_>, _>>()).map_err(told)?;
+    if files.len() > WITNESSES_MAX {
+        return Err(format!("the witnesses in {}: more than {WITNESSES_MAX} files", folder.display()));
+    }
+    let mut losses = Vec::new();
+    for file in files {
+        let meta = std::fs::metadata(file.path()).map_err(told)?;
+        if !meta.is_file() || meta.len() > NOTE_BYTES_MAX {
+            continue;
+        }
+        let bytes = std::fs::read(file.path()).map_err(told)?;
+        let note = std::str::from_utf8(&bytes).ok().and_then(|note| ledger::note::verify_by(note, &control.vkey()));
+        let Some(known) = note.filter(|known| known.origin == own.origin) else { continue };
+        let is_held = known.size <= control.size()
+            && control.root(known.size).map_err(|error| error.to_string())? == known.root;
+        let loss = Loss::Witnessed { known: known.size, root: base::hex::encode(&known.root) };
+        if !is_held && !losses.contains(&loss) {
+            losses.push(loss);
+        }
+    }
+    Ok(losses)
 }
 
 /// What is missing of a control log, by a checkpoint that was kept of it.
