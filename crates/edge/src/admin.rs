@@ -10,6 +10,7 @@ pub(crate) mod keys;
 pub mod maintenance;
 mod renderings;
 mod rights;
+mod routes;
 
 use std::sync::Arc;
 
@@ -50,6 +51,7 @@ pub fn router(doors: Arc<Doors>) -> Router {
         .merge(audit::router())
         .merge(break_glass::routes())
         .merge(rights::router())
+        .merge(routes::router())
         .merge(downtime::routes())
         .merge(keys::routes())
         .merge(renderings::router())

@@ -35,6 +35,7 @@ pub struct Doors {
     pub maintenance: Arc<dyn crate::Maintenance>,
     pub audit: Arc<gate::AuditReader>,
     pub rights: comply::Rights,
+    pub routes: Vec<Arc<relay::Worker>>,
     pub estate: Arc<dyn comply::Estate>,
     pub audit_records: Arc<gate::AuditRecords>,
     pub metrics: Arc<Metrics>,

@@ -58,6 +58,9 @@ pub enum Command {
     Product(Product),
     /// What one ward needs for care when all else fails, sealed and expiring; readable without a node.
     DowntimePack(crate::commands::downtime::DowntimePack),
+    /// Routes: messages sent on to others, and what their receivers refused.
+    #[command(subcommand)]
+    Route(crate::commands::route::Route),
     /// Emergency access to one patient, in two steps, and its review.
     #[command(subcommand)]
     BreakGlass(crate::commands::break_glass::BreakGlass),

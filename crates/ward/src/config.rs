@@ -119,6 +119,8 @@ pub struct Domain {
     pub retention: String,
     #[serde(default, rename = "source")]
     pub sources: Vec<Source>,
+    #[serde(default, rename = "route")]
+    pub routes: Vec<relay::Route>,
 }
 
 fn retention() -> String {
@@ -318,6 +320,7 @@ impl Config {
             }
         }
         self.check_listeners(reader);
+        self.check_routes(reader);
         self.check_principals(reader);
         for agreement in &self.agreements {
             let path = format!("agreements/{}.toml", agreement.id);
@@ -438,6 +441,29 @@ impl Config {
                         &format!("utc_offset of source `{}` is no offset", source.name),
                         "write it as -05:00",
                     );
+                }
+            }
+        }
+    }
+
+    fn check_routes(&self, reader: &mut Reader) {
+        for domain in self.domains.values() {
+            let path = format!("domains/{}/domain.toml", domain.name);
+            let mut names = BTreeSet::new();
+            for route in &domain.routes {
+                if !names.insert(&route.name) {
+                    let what = format!("route `{}` is declared twice", route.name);
+                    reader.find(&path, &what, "give each its own name: its position is kept under it");
+                }
+                let is_source = |name: &base::SourceName| {
+                    domain.sources.iter().any(|source| source.name == *name && source.kind == SourceKind::Hl7v2)
+                };
+                if let Some(name) = route.from.iter().find(|name| !is_source(name)) {
+                    let what = format!("route `{}` takes from `{name}`, which is no HL7 v2 source here", route.name);
+                    reader.find(&path, &what, "name sources of this domain, or leave `from` out for all of them");
+                }
+                for (what, help) in crate::routes::findings(route, &self.agreements) {
+                    reader.find(&path, &what, &help);
                 }
             }
         }

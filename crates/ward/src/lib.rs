@@ -10,6 +10,7 @@ pub mod downtime;
 mod keys;
 pub mod node;
 mod products;
+pub mod routes;
 pub mod ship;
 pub mod wire;
 
@@ -49,6 +50,7 @@ pub fn run(cli: Cli) -> ExitCode {
             Command::Hold(hold) => commands::erase::hold(&cli, hold).await,
             Command::Retention(retention) => commands::erase::retention(&cli, retention).await,
             Command::Product(product) => commands::flow::product(&cli, product).await,
+            Command::Route(route) => commands::route::run(&cli, route).await,
             Command::DowntimePack(pack) => commands::downtime::run(&cli, pack).await,
             Command::Keys(keys) => commands::keys::run(&cli, keys).await,
             Command::BreakGlass(step) => commands::break_glass::run(&cli, step).await,

@@ -27,4 +27,5 @@ mod lost_keys;
 mod mllp;
 mod rebuild;
 mod renderings;
+mod routes;
 mod spine;

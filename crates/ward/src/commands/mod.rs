@@ -16,6 +16,7 @@ pub mod init;
 pub mod keys;
 pub mod rebuild;
 pub mod restore;
+pub mod route;
 pub mod serve;
 pub mod ship;
 pub mod verify_restore;

@@ -5,7 +5,7 @@
 mod audit;
 mod directory;
 mod estate;
-mod foundation;
+pub(crate) mod foundation;
 mod keys;
 mod maintenance;
 mod operator;
@@ -119,6 +119,8 @@ pub async fn build(config: Config, around: Surroundings) -> Result<Node, StartEr
         config: ground.config.clone(),
     });
     rights.replay(&*estate);
+    let journal_of = |name: &DomainName| domains.get(name).map(|doors| doors.intake.journal().clone());
+    let routes = crate::routes::workers(&ground, &gate, journal_of).await?;
     let metrics = Arc::new(edge::Metrics::default());
     let listeners = bind(&ground, &gate, &domains, &metrics).await?;
     let http = listeners.http.address().map_err(while_("asking for the HTTP address"))?;
@@ -182,6 +184,7 @@ pub async fn build(config: Config, around: Surroundings) -> Result<Node, StartEr
         audit: Arc::new(gate.audit_reader(follower).with_names(Arc::new(audit::Names(ground.config.clone())))),
         maintenance,
         rights,
+        routes,
         estate,
         audit_records,
         metrics,
@@ -376,6 +379,10 @@ impl Node {
         for shipper in shippers {
             let stop = refining.clone();
             refining.spawn(async move { shipper.run(async move { stop.closing().await }).await });
+        }
+        for route in doors.routes.clone() {
+            let stop = refining.clone();
+            refining.spawn(async move { route.run(async move { stop.closing().await }).await });
         }
         for (listener, door) in listeners.mllp {
             let drain_door = drain.clone();

@@ -189,8 +189,8 @@ fn witnessed(folder: &Path, control: &Log) -> Result<Vec<Loss>, String> {
         let bytes = std::fs::read(file.path()).map_err(told)?;
         let note = std::str::from_utf8(&bytes).ok().and_then(|note| ledger::note::verify_by(note, &control.vkey()));
         let Some(known) = note.filter(|known| known.origin == own.origin) else { continue };
-        let is_held = known.size <= control.size()
-            && control.root(known.size).map_err(|error| error.to_string())? == known.root;
+        let is_held =
+            known.size <= control.size() && control.root(known.size).map_err(|error| error.to_string())? == known.root;
         let loss = Loss::Witnessed { known: known.size, root: base::hex::encode(&known.root) };
         if !is_held && !losses.contains(&loss) {
             losses.push(loss);
