@@ -13,8 +13,7 @@ use aws_lc_rs::hkdf::{HKDF_SHA256, KeyType, Salt};
 use aws_lc_rs::hmac;
 use base::{Clock, Entropy};
 use bytes::Bytes;
-use vault::{MemoryKeyTable, RootKeys, SecretTable, Vault};
-use zeroize::Zeroizing;
+use vault::{Key, MemoryKeyTable, RootKeys, SecretTable, Vault};
 
 use crate::error::{BackupError, Result};
 
@@ -25,7 +24,7 @@ const TAG_BYTES: usize = 16;
 /// Seals and opens what belongs to one node's backups.
 #[derive(Clone)]
 pub struct Seal {
-    key: Zeroizing<[u8; 32]>,
+    key: Key,
     /// The node secret, wrapped by the root.
     wrapped: Vec<u8>,
 }
@@ -91,14 +90,14 @@ impl Seal {
         UnboundKey::new(&AES_256_GCM, &self.derive(name)?[..]).map(LessSafeKey::new).map_err(broken)
     }
 
-    fn derive(&self, name: &str) -> Result<Zeroizing<[u8; 32]>> {
+    fn derive(&self, name: &str) -> Result<Key> {
         struct Bytes32;
         impl KeyType for Bytes32 {
             fn len(&self) -> usize {
                 32
             }
         }
-        let mut key = Zeroizing::new([0; 32]);
+        let mut key = Key::default();
         Salt::new(HKDF_SHA256, b"ward/backup/1")
             .extract(&self.key[..])
             .expand(&[name.as_bytes()], Bytes32)
@@ -108,8 +107,8 @@ impl Seal {
     }
 }
 
-fn derived(vault: &Vault) -> Zeroizing<[u8; 32]> {
-    Zeroizing::new(*vault.derive("backup/1"))
+fn derived(vault: &Vault) -> Key {
+    vault.derive("backup/1")
 }
 
 pub(crate) fn sha256_of(parts: &[&[u8]]) -> [u8; 32] {

@@ -56,6 +56,10 @@ pub struct Limits {
     pub refine_lag_max: u64,
     /// Free space below which doors answer busy.
     pub disk_free_bytes_min: u64,
+    /// A call of the key service that takes longer is an outage: the caller is told to come back.
+    pub key_service_timeout_ms: u64,
+    /// Calls of the key service at once.
+    pub key_service_calls_max: usize,
     /// A resend within this time is recognised by its control id and content.
     pub duplicate_window_ms: i64,
     /// How long an access token lives at most.
@@ -92,6 +96,8 @@ impl Default for Limits {
             log_frame_bytes_max: 8 << 20,
             refine_lag_max: 200_000,
             disk_free_bytes_min: 512 << 20,
+            key_service_timeout_ms: 5_000,
+            key_service_calls_max: 64,
             duplicate_window_ms: 7 * 86_400_000,
             token_ttl_ms_max: 12 * 3_600_000,
             drain_timeout_ms: 20_000,

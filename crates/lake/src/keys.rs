@@ -14,10 +14,9 @@ use parquet::encryption::encrypt::FileEncryptionProperties;
 use parquet::errors::ParquetError;
 use parquet::schema::types::SchemaDescriptor;
 use products::SqlError;
-use zeroize::Zeroizing;
 
 /// A file's key.
-pub type FileKey = Zeroizing<[u8; 32]>;
+pub type FileKey = vault::Key;
 
 /// Where file keys are made, kept and destroyed.
 #[async_trait]
@@ -38,7 +37,7 @@ pub trait FileKeys: Send + Sync {
     async fn destroy(&self, object: &str) -> Result<(), SqlError>;
 
     /// A key that is the same for the same label as long as the node lives: for keyed masks.
-    fn derive(&self, label: &str) -> Zeroizing<[u8; 32]>;
+    fn derive(&self, label: &str) -> FileKey;
 }
 
 /// The name under which the footer's key is derived; no column path begins with a zero byte.
@@ -127,12 +126,12 @@ impl FileKeys for MemoryFileKeys {
         self.entropy.fill(&mut id);
         self.entropy.fill(&mut key);
         self.keys.lock().insert(base::hex::encode(&id), key);
-        Ok((base::hex::encode(&id), Zeroizing::new(key)))
+        Ok((base::hex::encode(&id), key.into()))
     }
 
     async fn load(&self, _: &DomainName, _: &str, object: &str) -> Result<FileKey, SqlError> {
         let key = self.keys.lock().get(object).copied();
-        key.map(Zeroizing::new).ok_or(SqlError::Broken { incident: "no key".into() })
+        key.map(FileKey::from).ok_or(SqlError::Broken { incident: "no key".into() })
     }
 
     async fn destroy(&self, object: &str) -> Result<(), SqlError> {
@@ -140,9 +139,9 @@ impl FileKeys for MemoryFileKeys {
         Ok(())
     }
 
-    fn derive(&self, label: &str) -> Zeroizing<[u8; 32]> {
+    fn derive(&self, label: &str) -> FileKey {
         let mut out = [0; 32];
-        out.copy_from_slice(&derived(&Zeroizing::new([1; 32]), label.as_bytes()));
-        Zeroizing::new(out)
+        out.copy_from_slice(&derived(&[1; 32].into(), label.as_bytes()));
+        out.into()
     }
 }

@@ -15,7 +15,6 @@ use object_store::path::Path;
 use object_store::{ObjectStore, ObjectStoreExt};
 use parquet::arrow::ParquetRecordBatchStreamBuilder;
 use parquet::file::metadata::ParquetMetaDataReader;
-use zeroize::Zeroizing;
 
 use crate::build::encrypted;
 use crate::footers::{Footers, Opener};
@@ -28,7 +27,7 @@ const PATH: &str = "self-test.parquet";
 /// `Err` names the promise that does not hold.
 pub async fn prove() -> Result<(), &'static str> {
     let store: Arc<dyn ObjectStore> = Arc::new(InMemory::new());
-    let mut key = Zeroizing::new([0; 32]);
+    let mut key = FileKey::default();
     SystemEntropy.fill(&mut key[..]);
     let schema = Arc::new(Schema::new(vec![Field::new(SENTINEL, DataType::Utf8, false)]));
     let values: ArrayRef = Arc::new(StringArray::from(vec![SENTINEL; 100]));
@@ -48,7 +47,7 @@ pub async fn prove() -> Result<(), &'static str> {
     if ParquetMetaDataReader::new().parse_and_finish(&bytes).is_ok() {
         return Err("a file does not open without its key");
     }
-    if read(&store, Zeroizing::new([1; 32]), PATH).await.is_some() {
+    if read(&store, [1; 32].into(), PATH).await.is_some() {
         return Err("a file does not open under another key");
     }
     if read(&store, key, PATH).await != Some(100) {

@@ -16,7 +16,6 @@ use parking_lot::Mutex;
 use products::manifest::FORMAT;
 use products::*;
 use roaring::RoaringBitmap;
-use zeroize::Zeroizing;
 
 use crate::barrier::Guard;
 use crate::engine::{Lake, LakeParts};
@@ -372,7 +371,7 @@ async fn with_struct() -> (Engine, SecuredTable, Arc<Guard>) {
     let file = Arc::new(cells::file_schema(&schema));
     let batch = build::sorted(&RecordBatch::try_new(file.clone(), arrays).unwrap()).unwrap();
     let store: Arc<dyn ObjectStore> = Arc::new(InMemory::new());
-    let key = Zeroizing::new([9; 32]);
+    let key = [9; 32].into();
     let path = "gold/ehr/t/s/00.parquet";
     let (bytes, sha256, rows) =
         build::encrypted(store.as_ref(), &key, path, file, std::iter::once(Ok(batch))).await.unwrap();

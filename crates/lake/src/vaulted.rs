@@ -7,7 +7,6 @@ use async_trait::async_trait;
 use base::{DomainName, Timestamp};
 use products::SqlError;
 use vault::{Holder, Kind, ObjectId, ObjectName, RetentionClass, Scope, Vault, VaultError};
-use zeroize::Zeroizing;
 
 use crate::error;
 use crate::keys::{FileKey, FileKeys};
@@ -59,7 +58,7 @@ impl FileKeys for VaultFileKeys {
         self.0.delete_slots(&[object]).await.map_err(failed)
     }
 
-    fn derive(&self, label: &str) -> Zeroizing<[u8; 32]> {
+    fn derive(&self, label: &str) -> FileKey {
         self.0.derive(label)
     }
 }

@@ -1,13 +1,12 @@
 //! AES-256-GCM (NIST SP 800-38D) by aws-lc-rs: nonce (12) || ciphertext || tag (16). The only file that names the cipher.
 //!
-//! aws-lc wipes a key schedule when it is freed; what we hold ourselves is `Zeroizing`.
+//! aws-lc wipes a key schedule when it is freed; what we hold ourselves wipes itself.
 
 use std::fmt;
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use aws_lc_rs::aead::{AES_256_GCM, Aad, LessSafeKey, Nonce, UnboundKey};
 use aws_lc_rs::hkdf::{HKDF_SHA256, KeyType, Salt};
-use zeroize::Zeroizing;
 
 use crate::{Key, Plain, VaultError};
 
@@ -54,7 +53,7 @@ impl Cipher {
     /// Opens without touching the sealed bytes and without a second copy.
     pub(crate) fn open(&self, aad: &[u8], sealed: &[u8]) -> Result<Plain, VaultError> {
         let len = sealed.len().checked_sub(OVERHEAD_BYTES).ok_or(VaultError::Tampered)?;
-        let mut plain = Zeroizing::new(vec![0; len]);
+        let mut plain = Plain::new(vec![0; len]);
         self.open_into(aad, sealed, &mut plain)?;
         Ok(plain)
     }
@@ -120,8 +119,17 @@ impl WrappingKey {
 
     pub(crate) fn unwrap(&self, aad: &[u8], wrapped: &[u8; WRAPPED_BYTES]) -> Result<Key, VaultError> {
         let mut key = Key::default();
-        self.cipher.open_into(aad, wrapped, &mut key[..])?;
+        self.unwrap_into(aad, wrapped, &mut key)?;
         Ok(key)
+    }
+
+    pub(crate) fn unwrap_into(
+        &self,
+        aad: &[u8],
+        wrapped: &[u8; WRAPPED_BYTES],
+        key: &mut [u8; 32],
+    ) -> Result<(), VaultError> {
+        self.cipher.open_into(aad, wrapped, key)
     }
 
     /// For what is wrapped but is not a key of 32 bytes.
@@ -137,6 +145,14 @@ impl WrappingKey {
     fn count(&self) -> Result<(), VaultError> {
         if self.wraps.fetch_add(1, Ordering::Relaxed) < USES_MAX { Ok(()) } else { Err(VaultError::Exhausted) }
     }
+}
+
+/// A key from the 32 bytes that were opened.
+pub(crate) fn key_of(bytes: &[u8]) -> Result<Key, VaultError> {
+    let bytes: &[u8; 32] = bytes.try_into().map_err(|_| VaultError::Tampered)?;
+    let mut key = Key::default();
+    key.copy_from_slice(bytes);
+    Ok(key)
 }
 
 /// HKDF-SHA256 (RFC 5869). `context` must be unambiguous: one label, or fields behind their lengths.

@@ -6,10 +6,12 @@ use std::sync::atomic::{AtomicI64, AtomicU64, Ordering};
 
 use base::Timestamp;
 use parking_lot::Mutex;
+use zeroize::Zeroizing;
 
-use crate::aead::WrappingKey;
+use crate::aead::{Cipher, NONCE_BYTES, WrappingKey};
+use crate::name::Form;
 use crate::uses::Uses;
-use crate::{Key, Scope, ScopeId, Slot, VaultError};
+use crate::{Key, ObjectId, ObjectName, Plain, Scope, ScopeId, Slot, VaultError};
 
 /// An unwrapped scope key with its key schedule.
 #[derive(Debug)]
@@ -39,6 +41,18 @@ impl ScopeKey {
 
     pub(crate) fn unwrap(&self, slot: &Slot) -> Result<Key, VaultError> {
         self.wrapping.unwrap(&Slot::aad(slot.object, slot.scope), &slot.wrapped)
+    }
+
+    /// The use was taken from `reserved`.
+    pub(crate) fn wrap(&self, object: ObjectId, key: &[u8; 32], nonce: [u8; NONCE_BYTES]) -> Result<Slot, VaultError> {
+        let wrapped = self.wrapping.wrap(nonce, &Slot::aad(object, self.id), key)?;
+        Ok(Slot { object, scope: self.id, wrapped })
+    }
+
+    pub(crate) fn open(&self, slot: &Slot, name: ObjectName<'_>, sealed: &[u8]) -> Result<Plain, VaultError> {
+        let mut key = Zeroizing::new([0; 32]);
+        self.wrapping.unwrap_into(&Slot::aad(slot.object, slot.scope), &slot.wrapped, &mut key)?;
+        name.with_aad(Form::Whole, slot.object, |aad| Cipher::new(&key).open(aad, sealed))
     }
 }
 

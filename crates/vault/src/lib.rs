@@ -20,6 +20,7 @@ pub mod contract;
 mod epoch;
 mod error;
 mod name;
+mod plain;
 pub mod process;
 mod random;
 mod renew;
@@ -40,6 +41,7 @@ mod vault;
 
 pub use error::VaultError;
 pub use name::{Kind, ObjectId, ObjectName};
+pub use plain::{Key, Plain};
 pub use renew::{Finality, Renewal};
 pub use root::file::{FileRoot, FileRootKeys};
 pub use root::memory::MemoryRootKeys;
@@ -51,9 +53,3 @@ pub use table::{
     KeyTable, MemoryKeyTable, ScopeChange, ScopePage, ScopeQuery, ScopeRow, ScopeState, SecretTable, slots_refused,
 };
 pub use vault::{EpochTurn, Vault, VaultOptions};
-
-/// A key of 256 bits that wipes itself.
-pub type Key = zeroize::Zeroizing<[u8; 32]>;
-
-/// Opened bytes, wiped when dropped.
-pub type Plain = zeroize::Zeroizing<Vec<u8>>;

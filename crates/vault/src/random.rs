@@ -10,6 +10,7 @@ use base::Entropy;
 use parking_lot::Mutex;
 use zeroize::{Zeroize, Zeroizing};
 
+use crate::Key;
 use crate::aead::Cipher;
 
 const BUFFER_BYTES: usize = 4096;
@@ -38,10 +39,23 @@ impl Random {
         Random { entropy, pool: Mutex::new(pool) }
     }
 
-    /// `N` fresh random bytes, `N` at most 1024.
+    /// `N` fresh random bytes, `N` at most 1024. For what is no key: moving them leaves copies.
     pub(crate) fn bytes<const N: usize>(&self) -> Zeroizing<[u8; N]> {
-        const { assert!(N <= 1024) };
         let mut out = Zeroizing::new([0; N]);
+        self.fill(&mut out);
+        out
+    }
+
+    /// A fresh key.
+    pub(crate) fn key(&self) -> Key {
+        let mut key = Key::default();
+        self.fill(&mut key);
+        key
+    }
+
+    /// Fresh random bytes where they are to be, at most 1024.
+    pub(crate) fn fill<const N: usize>(&self, out: &mut [u8; N]) {
+        const { assert!(N <= 1024) };
         let mut pool = self.pool.lock();
         if pool.at + N > BUFFER_BYTES {
             pool.refill(&*self.entropy);
@@ -51,7 +65,6 @@ impl Random {
         out.copy_from_slice(given);
         given.zeroize();
         pool.at += N;
-        out
     }
 }
 

@@ -75,7 +75,7 @@ fn a_secret_of_a_scope_stands_until_it_is_renewed_and_ends_for_good() {
         vault.turn_epoch().await.unwrap();
         let backup = std::sync::Arc::new(table.snapshot());
         let restarted = open(&root, table.clone(), &clock, 3).await;
-        assert_eq!((id, *key), restarted.scope_secret(&scope, "pages").await.map(|(id, key)| (id, *key)).unwrap());
+        assert_eq!((id, key.clone()), restarted.scope_secret(&scope, "pages").await.unwrap());
 
         let next = vault.renew_scope(&scope).await.unwrap();
         assert_eq!(*key, *vault.scope_secret_by_id(id, "pages").await.unwrap(), "the old one until the new one serves");

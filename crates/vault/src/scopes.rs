@@ -4,6 +4,7 @@ use std::sync::Arc;
 
 use base::DomainName;
 
+use crate::aead::key_of;
 use crate::cache::ScopeKey;
 use crate::vault::Vault;
 use crate::{Epoch, Holder, Key, Scope, ScopeChange, ScopeId, ScopeQuery, ScopeRow, ScopeState, VaultError, WrapItem};
@@ -99,7 +100,7 @@ impl Vault {
 
     pub(crate) async fn make_scope(&self, scope: &Scope, generation: u32) -> Result<ScopeRow, VaultError> {
         let id = ScopeId(*self.inner.random.bytes::<16>());
-        let key = self.inner.random.bytes::<32>();
+        let key = self.inner.random.key();
         // Held until the row is stored: no turn of the epoch may overtake it.
         let epoch = self.inner.epoch.read().await;
         let aad = scope_aad(id, scope, generation, *epoch);
@@ -150,7 +151,7 @@ impl Vault {
         let aad = row_aad(row, row.epoch);
         let item = WrapItem { aad: &aad, bytes: &row.wrapped };
         let plain = self.inner.root.unwrap(row.epoch, &[item]).await?.pop().ok_or(VaultError::Tampered)??;
-        plain.as_slice().try_into().map(Key::new).map_err(|_| VaultError::Tampered)
+        key_of(&plain)
     }
 
     /// Counts a block of wraps before they are made.

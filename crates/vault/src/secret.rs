@@ -3,9 +3,8 @@
 
 use aws_lc_rs::rand::SystemRandom;
 use aws_lc_rs::signature::{ECDSA_P256_SHA256_FIXED_SIGNING, EcdsaKeyPair};
-use zeroize::Zeroizing;
 
-use crate::aead::{Cipher, derive};
+use crate::aead::{Cipher, derive, key_of};
 use crate::random::Random;
 use crate::vault::Vault;
 use crate::{Epoch, Key, KeyTable, Plain, RootKeys, VaultError, WrapItem};
@@ -18,7 +17,7 @@ pub(crate) async fn node_secret(root: &dyn RootKeys, table: &dyn KeyTable, rando
     let wrapped = match table.secret(NODE_SECRET, None).await? {
         Some(wrapped) => wrapped,
         None => {
-            let fresh = random.bytes::<32>();
+            let fresh = random.key();
             let item = WrapItem { aad: NODE_SECRET_AAD, bytes: &fresh[..] };
             let wrapped = root.wrap(Epoch::ROOT, &[item]).await?.pop().ok_or(VaultError::Tampered)?;
             table.secret(NODE_SECRET, Some(&wrapped)).await?.ok_or(VaultError::Tampered)?
@@ -28,7 +27,7 @@ pub(crate) async fn node_secret(root: &dyn RootKeys, table: &dyn KeyTable, rando
     let plain = root.unwrap(Epoch::ROOT, &[item]).await?.pop().ok_or(VaultError::Tampered)?;
     // The table of another node, or other root keys.
     let plain = plain.map_err(|_| VaultError::WrongRoot)?;
-    plain.as_slice().try_into().map(Key::new).map_err(|_| VaultError::Tampered)
+    key_of(&plain)
 }
 
 impl Vault {
@@ -44,9 +43,8 @@ impl Vault {
 
     /// The seed of the Ed25519 key of this name (RFC 8032 §5.1.5), made on first use and kept sealed in the table.
     pub async fn ed25519_seed(&self, name: &str) -> Result<Key, VaultError> {
-        let plain =
-            self.named("ed25519", name, || Ok(Zeroizing::new(self.inner.random.bytes::<32>().to_vec()))).await?;
-        plain.as_slice().try_into().map(Key::new).map_err(|_| VaultError::Tampered)
+        let plain = self.named("ed25519", name, || Ok(Plain::new(self.inner.random.key().to_vec()))).await?;
+        key_of(&plain)
     }
 
     /// The P-256 key of this name as PKCS#8 (RFC 5208), for ES256; made on first use and kept sealed in the table.
@@ -71,7 +69,7 @@ impl Vault {
 
     /// A small note of the node, sealed in the table: what stands under the name, and `note` from now on.
     pub async fn replace_note(&self, name: &str, note: &[u8]) -> Result<(), VaultError> {
-        let make = || Ok(Zeroizing::new(note.to_vec()));
+        let make = || Ok(Plain::new(note.to_vec()));
         if self.named("note", name, make).await?.as_slice() == note {
             return Ok(());
         }
@@ -118,6 +116,6 @@ impl Vault {
 /// The signing library draws from the system itself: it takes no randomness from outside.
 fn generate_es256() -> Result<Plain, VaultError> {
     EcdsaKeyPair::generate_pkcs8(&ECDSA_P256_SHA256_FIXED_SIGNING, &SystemRandom::new())
-        .map(|document| Zeroizing::new(document.as_ref().to_vec()))
+        .map(|document| Plain::new(document.as_ref().to_vec()))
         .map_err(|_| VaultError::outage("the system's randomness", "no key could be made"))
 }

@@ -18,7 +18,7 @@ pub(crate) struct World {
 }
 
 pub(crate) fn run<T>(future: impl Future<Output = T>) -> T {
-    tokio::runtime::Builder::new_current_thread().build().unwrap().block_on(future)
+    tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap().block_on(future)
 }
 
 fn options() -> VaultOptions {
@@ -185,7 +185,7 @@ fn a_destroyed_scope_opens_nothing_takes_nothing_and_a_backup_is_noise_once_the_
 
 #[test]
 fn epochs_turn_while_objects_are_sealed_and_opened() {
-    let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(4).build().unwrap();
+    let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(4).enable_all().build().unwrap();
     runtime.block_on(async {
         let World { vault, root, .. } = world().await;
         let seal_some = |worker: u32| {

@@ -7,11 +7,13 @@ use std::sync::Arc;
 use std::sync::atomic::AtomicU64;
 
 use base::{Clock, Entropy};
+use zeroize::Zeroizing;
 
 use crate::aead::{Cipher, derive};
 use crate::cache::{Cache, CacheLimits, ScopeKey};
 use crate::name::Form;
 use crate::random::Random;
+use crate::root::bounded::{BoundedRoot, CallLimits};
 use crate::unassigned::Generations;
 use crate::uses::Reservations;
 use crate::{Epoch, Key, KeyTable, ObjectId, ObjectName, Plain, RootKeys, Scope, ScopeId, Slot, VaultError};
@@ -35,6 +37,10 @@ pub struct VaultOptions {
     pub unassigned_grace_ms: i64,
     /// Scope keys re-wrapped in one step of an epoch's turn, and slots in one step of `rewrap`.
     pub batch_max: usize,
+    /// A call of the root keys has so much time; then it is an outage.
+    pub root_call_ms_max: u64,
+    /// Calls of the root keys at once.
+    pub root_calls_max: usize,
 }
 
 impl Default for VaultOptions {
@@ -48,6 +54,8 @@ impl Default for VaultOptions {
             unassigned_ttl_ms: 3_600_000,
             unassigned_grace_ms: 600_000,
             batch_max: 16_384,
+            root_call_ms_max: 5_000,
+            root_calls_max: 64,
         }
     }
 }
@@ -116,6 +124,8 @@ impl Vault {
         options: VaultOptions,
     ) -> Result<Vault, VaultError> {
         let random = Random::new(entropy);
+        let calls = CallLimits { call_ms_max: options.root_call_ms_max, calls_max: options.root_calls_max };
+        let root: Arc<dyn RootKeys> = Arc::new(BoundedRoot::new(root, calls));
         let current = *root.epochs().await?.last().ok_or(VaultError::NotInitialised)?;
         let node_secret = crate::secret::node_secret(&*root, &*table, &random).await?;
         let limits = CacheLimits {
@@ -150,16 +160,27 @@ impl Vault {
     /// puts it in the frame of a log, or calls [`Vault::put_slots`].
     pub async fn seal(&self, name: ObjectName<'_>, scope: &Scope, plain: &[u8]) -> Result<(Vec<u8>, Slot), VaultError> {
         let scope_key = self.current_key(scope).await?;
+        self.reserve(&scope_key).await?;
+        self.seal_under(&scope_key, name, plain)
+    }
+
+    /// Never waits: a key that stood in a future would leave copies wherever the future was moved.
+    fn seal_under(
+        &self,
+        scope_key: &ScopeKey,
+        name: ObjectName<'_>,
+        plain: &[u8],
+    ) -> Result<(Vec<u8>, Slot), VaultError> {
         // One draw for all: key (32), object id (16), nonce (12), nonce of the wrap (12).
-        let drawn = self.inner.random.bytes::<72>();
+        let mut drawn = Zeroizing::new([0; 72]);
+        self.inner.random.fill(&mut drawn);
         let (key, rest) = drawn.split_first_chunk::<32>().ok_or(VaultError::Tampered)?;
         let (object, rest) = rest.split_first_chunk::<16>().ok_or(VaultError::Tampered)?;
         let (nonce, rest) = rest.split_first_chunk::<12>().ok_or(VaultError::Tampered)?;
         let (wrap_nonce, _) = rest.split_first_chunk::<12>().ok_or(VaultError::Tampered)?;
         let object = ObjectId(*object);
         let sealed = name.with_aad(Form::Whole, object, |aad| Cipher::new(key).seal(*nonce, aad, plain))?;
-        let slot = self.wrap(&scope_key, object, key, *wrap_nonce).await?;
-        Ok((sealed, slot))
+        Ok((sealed, scope_key.wrap(object, key, *wrap_nonce)?))
     }
 
     /// When this returns the slots are durable.
@@ -204,8 +225,7 @@ impl Vault {
 
     /// Opens by a slot that the caller holds, such as one from the frame of a log.
     pub async fn open_with_slot(&self, slot: &Slot, name: ObjectName<'_>, sealed: &[u8]) -> Result<Plain, VaultError> {
-        let key = self.unwrap(slot).await?;
-        name.with_aad(Form::Whole, slot.object, |aad| Cipher::new(&key).open(aad, sealed))
+        self.key_by_id(slot.scope).await?.open(slot, name, sealed)
     }
 
     /// A fresh key for a file that others encrypt (Parquet), bound to `name`. The slot is not stored.
@@ -221,7 +241,8 @@ impl Vault {
     }
 
     pub async fn load_key_with_slot(&self, slot: &Slot, name: ObjectName<'_>) -> Result<Key, VaultError> {
-        Ok(raw_key(&*self.unwrap(slot).await?, slot.object, name))
+        let key = self.unwrap(slot).await?;
+        Ok(raw_key(&key, slot.object, name))
     }
 
     /// Wraps the objects' keys under `to`, stores the new slots durably and returns them in the order given. Doing it
@@ -267,8 +288,8 @@ impl Vault {
         let mut out = Vec::with_capacity(slots.len());
         for slot in slots {
             let key = keys.get(&slot.object).ok_or(VaultError::Tampered)?;
-            let nonce = *self.inner.random.bytes::<12>();
-            out.push(self.wrap(&to, slot.object, key, nonce).await?);
+            self.reserve(&to).await?;
+            out.push(to.wrap(slot.object, key, *self.inner.random.bytes::<12>())?);
         }
         Ok(out)
     }
@@ -287,25 +308,19 @@ impl Vault {
 
     pub(crate) async fn fresh_key(&self, scope: &Scope) -> Result<(ObjectId, Key, Slot), VaultError> {
         let scope_key = self.current_key(scope).await?;
+        self.reserve(&scope_key).await?;
         let object = ObjectId(*self.inner.random.bytes::<16>());
-        let key = self.inner.random.bytes::<32>();
-        let nonce = *self.inner.random.bytes::<12>();
-        let slot = self.wrap(&scope_key, object, &key, nonce).await?;
+        let key = self.inner.random.key();
+        let slot = scope_key.wrap(object, &key, *self.inner.random.bytes::<12>())?;
         Ok((object, key, slot))
     }
 
-    async fn wrap(
-        &self,
-        scope_key: &ScopeKey,
-        object: ObjectId,
-        key: &[u8; 32],
-        nonce: [u8; 12],
-    ) -> Result<Slot, VaultError> {
+    /// One wrap, counted before it is made.
+    async fn reserve(&self, scope_key: &ScopeKey) -> Result<(), VaultError> {
         while !scope_key.reserved.take() {
             self.reserve_uses(scope_key).await?;
         }
-        let wrapped = scope_key.wrapping.wrap(nonce, &Slot::aad(object, scope_key.id), key)?;
-        Ok(Slot { object, scope: scope_key.id, wrapped })
+        Ok(())
     }
 }
 

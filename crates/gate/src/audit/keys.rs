@@ -12,13 +12,13 @@ use std::fmt;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicI64, AtomicU64, Ordering};
 
+use ::vault::Key;
 use async_trait::async_trait;
 use aws_lc_rs::aead::{AES_256_GCM, Aad, LessSafeKey, NONCE_LEN, Nonce, UnboundKey};
 use aws_lc_rs::hmac;
 use base::{DomainName, Entropy, Timestamp};
 use bytes::Bytes;
 use parking_lot::Mutex;
-use zeroize::Zeroizing;
 
 const FORMAT: u8 = 1;
 const HEAD: usize = 1 + 16 + NONCE_LEN;
@@ -41,7 +41,7 @@ pub enum AuditKeyError {
 #[derive(Clone)]
 pub struct Generation {
     pub id: [u8; 16],
-    pub key: Zeroizing<[u8; 32]>,
+    pub key: Key,
 }
 
 /// Keys for audit records.
@@ -50,19 +50,19 @@ pub trait AuditKeys: Send + Sync {
     /// A key never used before. When this returns, [`AuditKeys::load`] finds it after a crash.
     async fn begin(&self) -> Result<Generation, AuditKeyError>;
     /// The key of a generation that was begun.
-    async fn load(&self, id: [u8; 16]) -> Result<Zeroizing<[u8; 32]>, AuditKeyError>;
+    async fn load(&self, id: [u8; 16]) -> Result<Key, AuditKeyError>;
     /// Destroys the key of a generation: what it sealed opens no more. No error when there is none.
     async fn forget(&self, id: [u8; 16]) -> Result<(), AuditKeyError>;
     /// Destroys the keys of all generations that were begun before a year. How many scopes of keys that were.
     async fn expire(&self, before: i32) -> Result<u64, AuditKeyError>;
     /// A secret of this node for a label, the same at every start: for keyed tokens and hashes.
-    fn derive(&self, label: &str) -> Zeroizing<[u8; 32]>;
+    fn derive(&self, label: &str) -> Key;
 }
 
 /// Keys in memory, for tests.
 pub struct MemoryAuditKeys {
     entropy: Arc<dyn Entropy>,
-    keys: Mutex<HashMap<[u8; 16], Zeroizing<[u8; 32]>>>,
+    keys: Mutex<HashMap<[u8; 16], Key>>,
 }
 
 impl MemoryAuditKeys {
@@ -74,14 +74,14 @@ impl MemoryAuditKeys {
 #[async_trait]
 impl AuditKeys for MemoryAuditKeys {
     async fn begin(&self) -> Result<Generation, AuditKeyError> {
-        let (mut id, mut key) = ([0; 16], Zeroizing::new([0; 32]));
+        let (mut id, mut key) = ([0; 16], Key::default());
         self.entropy.fill(&mut id);
-        self.entropy.fill(key.as_mut());
+        self.entropy.fill(&mut key[..]);
         self.keys.lock().insert(id, key.clone());
         Ok(Generation { id, key })
     }
 
-    async fn load(&self, id: [u8; 16]) -> Result<Zeroizing<[u8; 32]>, AuditKeyError> {
+    async fn load(&self, id: [u8; 16]) -> Result<Key, AuditKeyError> {
         self.keys.lock().get(&id).cloned().ok_or(AuditKeyError::Destroyed)
     }
 
@@ -95,8 +95,8 @@ impl AuditKeys for MemoryAuditKeys {
         Ok(0)
     }
 
-    fn derive(&self, label: &str) -> Zeroizing<[u8; 32]> {
-        Zeroizing::new(crate::token::sha256(label.as_bytes()))
+    fn derive(&self, label: &str) -> Key {
+        crate::token::sha256(label.as_bytes()).into()
     }
 }
 

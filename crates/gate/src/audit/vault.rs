@@ -2,10 +2,9 @@
 
 use std::sync::Arc;
 
-use ::vault::{Holder, Kind, ObjectId, ObjectName, RetentionClass, Scope, Vault, VaultError};
+use ::vault::{Holder, Key, Kind, ObjectId, ObjectName, RetentionClass, Scope, Vault, VaultError};
 use async_trait::async_trait;
 use base::{Clock, DomainName};
-use zeroize::Zeroizing;
 
 use crate::audit::keys::{AuditKeyError, AuditKeys, Generation};
 
@@ -46,7 +45,7 @@ impl AuditKeys for VaultAuditKeys {
         Ok(Generation { id: id.0, key })
     }
 
-    async fn load(&self, id: [u8; 16]) -> Result<Zeroizing<[u8; 32]>, AuditKeyError> {
+    async fn load(&self, id: [u8; 16]) -> Result<Key, AuditKeyError> {
         self.vault.load_key(ObjectId(id), self.name()).await.map_err(key_error)
     }
 
@@ -66,7 +65,7 @@ impl AuditKeys for VaultAuditKeys {
         Ok(destroyed)
     }
 
-    fn derive(&self, label: &str) -> Zeroizing<[u8; 32]> {
+    fn derive(&self, label: &str) -> Key {
         self.vault.derive(label)
     }
 }

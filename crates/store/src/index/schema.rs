@@ -16,7 +16,7 @@ use crate::StoreError;
 /// Counted up with every change of this file: an index of another number is rebuilt.
 const SCHEMA: i64 = 1;
 
-pub(super) type Key = Zeroizing<[u8; 32]>;
+pub(super) use vault::Key;
 
 const TABLES: &str = "
 CREATE TABLE meta (k TEXT PRIMARY KEY, v INTEGER NOT NULL) WITHOUT ROWID;

@@ -7,7 +7,6 @@ use std::sync::Arc;
 use base::{LogicalId, Ordinal, PatientSet, SeededEntropy, Sensitivity, Timestamp};
 use fhir::search::{Clause, ClauseValue, Criterion, IndexValue, Modifier, Prefix, Query, Total, extract};
 use roaring::RoaringBitmap;
-use zeroize::Zeroizing;
 
 use super::*;
 use crate::silver::tests::{NOW, ehr, grant, mint, query};
@@ -371,7 +370,7 @@ fn any_query(dice: &Dice) -> (&'static str, String) {
 
 async fn index() -> (tempfile::TempDir, Index) {
     let folder = tempfile::tempdir().unwrap();
-    let index = Index::open(folder.path().join("ehr.index"), Zeroizing::new([7; 32])).await.unwrap();
+    let index = Index::open(folder.path().join("ehr.index"), [7; 32].into()).await.unwrap();
     (folder, index)
 }
 

@@ -99,6 +99,15 @@ impl FileRootKeys {
         Self::open_on(Arc::new(RealDisk), root, entropy)
     }
 
+    /// The living epochs and when they began, read without changing anything: a node may serve on them meanwhile.
+    pub fn look(root: &FileRoot) -> Result<Vec<(Epoch, Option<Timestamp>)>, VaultError> {
+        if root.folder.join(FILE_NAME).exists() {
+            check_secret(root)?;
+        }
+        let (_, _, keys) = read_stored(&RealDisk, root)?;
+        Ok(keys.epochs.iter().map(|(epoch, key)| (*epoch, Some(key.begun).filter(|at| at.0 != 0))).collect())
+    }
+
     pub(super) fn init_on(
         disk: Arc<dyn Disk>,
         root: &FileRoot,
@@ -126,13 +135,7 @@ impl FileRootKeys {
     pub(super) fn open_on(disk: Arc<dyn Disk>, root: &FileRoot, entropy: Arc<dyn Entropy>) -> Result<Self, VaultError> {
         let path = root.folder.join(FILE_NAME);
         let random = Random::new(entropy);
-        let text = match disk.read(&path) {
-            Ok(text) => text,
-            Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Err(VaultError::NotInitialised),
-            Err(error) => return Err(io(THE_FILE)(error)),
-        };
-        let stored: Stored = serde_json::from_slice(&text).map_err(|_| VaultError::Tampered)?;
-        let (key, keys) = open_stored(&*disk, root, &stored)?;
+        let (stored, key, keys) = read_stored(&*disk, root)?;
         if let RootSecret::MachineKey { path } = &root.secret {
             settle_machine_key(&*disk, path, &key, &random).map_err(io(THE_MACHINE_KEY))?;
         }
@@ -178,7 +181,7 @@ impl FileRootKeys {
         let header = Header::fresh(to, &self.random);
         let staged = match to {
             RootSecret::Passphrase { .. } => None,
-            RootSecret::MachineKey { path } => Some((path, self.random.bytes::<32>())),
+            RootSecret::MachineKey { path } => Some((path, self.random.key())),
         };
         let key = match &staged {
             Some((path, key)) => {
@@ -217,6 +220,17 @@ fn check_secret(root: &FileRoot) -> Result<(), VaultError> {
 
 fn seal_of(root_key: &Key) -> Cipher {
     Cipher::new(&derive(&root_key[..], b"ward/root/1", b"epochs"))
+}
+
+fn read_stored(disk: &dyn Disk, root: &FileRoot) -> Result<(Stored, Key, Keys), VaultError> {
+    let text = match disk.read(&root.folder.join(FILE_NAME)) {
+        Ok(text) => text,
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Err(VaultError::NotInitialised),
+        Err(error) => return Err(io(THE_FILE)(error)),
+    };
+    let stored: Stored = serde_json::from_slice(&text).map_err(|_| VaultError::Tampered)?;
+    let (key, keys) = open_stored(disk, root, &stored)?;
+    Ok((stored, key, keys))
 }
 
 /// The root key and the keys it opens. A machine key that a crash kept from its place opens too.

@@ -1,7 +1,9 @@
-//! The port for epoch keys and the root above them. `file` keeps them in files, `memory` is the fake.
+//! The port for epoch keys and the root above them. `file` keeps them in files, `memory` is the fake, `bounded`
+//! puts limits of time and number around any of them.
 //!
 //! Never here: scope keys at rest (see `table`), the turn of an epoch (see `epoch`).
 
+pub(crate) mod bounded;
 #[cfg(test)]
 mod crash_tests;
 mod durable;

@@ -3,9 +3,8 @@
 use std::collections::BTreeMap;
 
 use base::Timestamp;
-use zeroize::Zeroizing;
 
-use crate::aead::{WrappingKey, derive};
+use crate::aead::{WrappingKey, derive, key_of};
 use crate::random::Random;
 use crate::{Epoch, Key, Plain, VaultError, WrapItem};
 
@@ -34,8 +33,8 @@ pub(crate) struct Ring {
 impl Keys {
     /// At the first epoch.
     pub(crate) fn first(random: &Random, now: Timestamp) -> Keys {
-        let first = EpochKey { key: random.bytes::<32>(), begun: now };
-        Keys { records: random.bytes::<32>(), epochs: BTreeMap::from([(Epoch(1), first)]) }
+        let first = EpochKey { key: random.key(), begun: now };
+        Keys { records: random.key(), epochs: BTreeMap::from([(Epoch(1), first)]) }
     }
 
     fn current(&self) -> Epoch {
@@ -45,7 +44,7 @@ impl Keys {
     /// With one more epoch.
     pub(crate) fn grown(&self, random: &Random, now: Timestamp) -> Keys {
         let mut keys = self.clone();
-        keys.epochs.insert(Epoch(self.current().0 + 1), EpochKey { key: random.bytes::<32>(), begun: now });
+        keys.epochs.insert(Epoch(self.current().0 + 1), EpochKey { key: random.key(), begun: now });
         keys
     }
 
@@ -60,7 +59,7 @@ impl Keys {
 
     /// key of the records (32) || count (4) || (epoch (8) || begun (8) || key (32))*, big-endian.
     pub(crate) fn encode(&self) -> Plain {
-        let mut out = Zeroizing::new(Vec::with_capacity(36 + 48 * self.epochs.len()));
+        let mut out = Plain::new(Vec::with_capacity(36 + 48 * self.epochs.len()));
         out.extend_from_slice(&self.records[..]);
         out.extend_from_slice(&(self.epochs.len() as u32).to_be_bytes());
         for (epoch, EpochKey { key, begun }) in &self.epochs {
@@ -105,7 +104,7 @@ fn split_count(bytes: &[u8]) -> Option<(usize, &[u8])> {
 }
 
 fn key(bytes: &[u8]) -> Option<Key> {
-    bytes.try_into().ok().map(Zeroizing::new)
+    key_of(bytes).ok()
 }
 
 impl Ring {

@@ -26,7 +26,6 @@ use std::sync::atomic::{AtomicBool, Ordering};
 
 use base::Timestamp;
 use tokio::task::JoinHandle;
-use zeroize::Zeroizing;
 
 use crate::audit::index::manifest::{Manifest, RunName};
 use crate::audit::index::memory::{Memory, is_once};
@@ -71,7 +70,7 @@ pub(crate) struct Size {
 pub(crate) struct Index {
     folder: PathBuf,
     generation: [u8; 16],
-    key: Zeroizing<[u8; 32]>,
+    key: ::vault::Key,
     /// In the order of the records they cover.
     runs: Vec<Arc<Run>>,
     memory: Memory,
