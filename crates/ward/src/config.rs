@@ -73,7 +73,8 @@ impl Default for Tls {
 #[derive(Debug, Clone, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Keys {
-    /// `file:PATH` (a machine key outside the data folder, relative to the mesh folder), or `passphrase-env:NAME`.
+    /// `file:PATH` (a machine key outside the data folder, relative to the mesh folder), `passphrase-file:PATH` (such as a
+    /// systemd credential), or `passphrase-env:NAME`.
     pub root: String,
     /// The key epoch turns each so many days; what was erased is final with the turn. 1 to 90.
     #[serde(default = "epoch_days")]
@@ -82,6 +83,20 @@ pub struct Keys {
     /// log does not hold them opens no door.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub witnesses: Option<PathBuf>,
+    /// Whether the node may serve when its memory cannot be locked against swapping.
+    #[serde(default)]
+    pub locked_memory: LockedMemory,
+}
+
+/// `[keys] locked_memory`.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum LockedMemory {
+    /// It says so and serves.
+    #[default]
+    WhereAllowed,
+    /// It does not start.
+    Required,
 }
 
 fn epoch_days() -> u16 {
@@ -349,13 +364,14 @@ impl Config {
             }
         }
         let root = &self.mesh.keys.root;
-        if !root.starts_with("file:") && !root.starts_with("passphrase-env:") {
-            reader.find("mesh.toml", "[keys] root is of no known kind", "write `file:PATH` or `passphrase-env:NAME`");
+        if !["file:", "passphrase-file:", "passphrase-env:"].iter().any(|kind| root.starts_with(kind)) {
+            let help = "write `file:PATH`, `passphrase-file:PATH` or `passphrase-env:NAME`";
+            reader.find("mesh.toml", "[keys] root is of no known kind", help);
         }
         if !(1..=90).contains(&self.mesh.keys.epoch_days) {
             reader.find("mesh.toml", "[keys] epoch_days is out of bounds", "write 1 to 90; 7 is the default");
         }
-        if let Some(path) = root.strip_prefix("file:")
+        if let Some(path) = root.strip_prefix("file:").or_else(|| root.strip_prefix("passphrase-file:"))
             && self.folder.join(path).starts_with(self.data())
         {
             reader.find(
@@ -584,6 +600,26 @@ impl Reader {
         names.sort();
         names
     }
+}
+
+/// A secret from a file of its own, without the newline at its end. Refused where others can read it.
+pub fn secret_from_file(path: &Path) -> std::io::Result<zeroize::Zeroizing<String>> {
+    use std::io::{Error, Read};
+    use std::os::unix::fs::MetadataExt;
+    const BYTES_MAX: u64 = 4_096;
+    let file = std::fs::File::open(path)?;
+    let meta = file.metadata()?;
+    if !meta.is_file() || meta.len() > BYTES_MAX {
+        return Err(Error::other("it is no regular file of at most 4 KiB"));
+    }
+    if meta.mode() & 0o077 != 0 {
+        return Err(Error::other("others can read it, set its mode to 0600 or 0400"));
+    }
+    let mut text = zeroize::Zeroizing::new(String::with_capacity(BYTES_MAX as usize));
+    file.take(BYTES_MAX).read_to_string(&mut text)?;
+    let length = text.strip_suffix('\n').unwrap_or(&text).len();
+    text.truncate(length);
+    if text.is_empty() { Err(Error::other("it is empty")) } else { Ok(text) }
 }
 
 /// A secret from the environment. The only place that reads it.

@@ -3,13 +3,15 @@
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use base::{Clock, Entropy, SystemEntropy};
+use base::{Clock, Entropy, SystemEntropy, Timestamp};
 use clinical::{Source, TlsMode};
 use gate::TokenIssuer;
 use net::DevCertificates;
-use vault::{FileRoot, FileRootKeys, KeyTable, PassphraseCost, RootKeys, RootSecret, Vault, VaultError};
+use vault::{
+    Epoch, FileRoot, FileRootKeys, KeyTable, PassphraseCost, RootKeys, RootSecret, Vault, VaultError, VaultOptions,
+};
 
-use crate::config::{Config, secret_from_environment};
+use crate::config::{Config, secret_from_environment, secret_from_file};
 use crate::node::StartError;
 
 fn failed(doing: &str) -> impl FnOnce(String) -> StartError {
@@ -17,13 +19,41 @@ fn failed(doing: &str) -> impl FnOnce(String) -> StartError {
     move |why| StartError { doing, why }
 }
 
-/// Opens the vault with the root that `[keys] root` names. The first start of a mesh makes its epoch keys.
+/// Opens the vault over the root keys, within the node's limits.
 pub async fn open_vault(
     config: &Config,
+    root: Arc<dyn RootKeys>,
     table: Arc<dyn KeyTable>,
     clock: Arc<dyn Clock>,
     entropy: Arc<dyn Entropy>,
-) -> Result<(Vault, Arc<FileRootKeys>), StartError> {
+) -> Result<Vault, StartError> {
+    let limits = &config.mesh.limits;
+    let options = VaultOptions {
+        root_call_ms_max: limits.key_service_timeout_ms,
+        root_calls_max: limits.key_service_calls_max,
+        ..VaultOptions::default()
+    };
+    let vault = Vault::open_with(root, table, clock, entropy, options)
+        .await
+        .map_err(|error| failed("opening the keys")(error.to_string()))?;
+    // A turn of the epoch that a crash cut short goes on now.
+    // An outage here stops no start: the scheduler tries again.
+    match vault.finish_turn().await {
+        Ok(turn) if turn.damaged.is_empty() => {}
+        Ok(turn) => {
+            tracing::error!(scopes = turn.damaged.len(), "scope keys are damaged: their old epoch keys are kept");
+        }
+        Err(error) => tracing::error!(%error, "a turn of the key epoch could not be finished yet"),
+    }
+    Ok(vault)
+}
+
+/// The root keys in files that `[keys] root` names. The first start of a mesh makes its epoch keys.
+pub async fn open_files(
+    config: &Config,
+    clock: &Arc<dyn Clock>,
+    entropy: &Arc<dyn Entropy>,
+) -> Result<Arc<FileRootKeys>, StartError> {
     let doing = "opening the keys";
     let root = file_root(config)?;
     let keys = {
@@ -37,19 +67,7 @@ pub async fn open_vault(
         .map_err(|error| failed(doing)(error.to_string()))?
         .map_err(|error| failed(doing)(error.to_string()))?
     };
-    let keys = Arc::new(keys);
-    let vault =
-        Vault::open(keys.clone(), table, clock, entropy).await.map_err(|error| failed(doing)(error.to_string()))?;
-    // A turn of the epoch that a crash cut short goes on now.
-    // An outage here stops no start: the scheduler tries again.
-    match vault.finish_turn().await {
-        Ok(turn) if turn.damaged.is_empty() => {}
-        Ok(turn) => {
-            tracing::error!(scopes = turn.damaged.len(), "scope keys are damaged: their old epoch keys are kept");
-        }
-        Err(error) => tracing::error!(%error, "a turn of the key epoch could not be finished yet"),
-    }
-    Ok((vault, keys))
+    Ok(Arc::new(keys))
 }
 
 /// Epoch keys lie beside the machine key, away from the data: a backup of the data never holds them.
@@ -72,8 +90,20 @@ pub fn root_of(text: &str, folder: &Path, data_folder: PathBuf) -> Result<FileRo
             let secret = RootSecret::Passphrase { passphrase, cost: PassphraseCost::default() };
             Ok(FileRoot { folder: folder.join("keys"), data_folder, secret })
         }
+        Some(("passphrase-file", path)) => {
+            let path = folder.join(path);
+            let passphrase = secret_from_file(&path)
+                .map_err(|error| failed(doing)(format!("the passphrase in {}: {error}", path.display())))?;
+            let secret = RootSecret::Passphrase { passphrase, cost: PassphraseCost::default() };
+            Ok(FileRoot { folder: folder.join("keys"), data_folder, secret })
+        }
         _ => Err(failed(doing)("it is of no known kind".into())),
     }
+}
+
+/// The living epochs as the files have them, and when each began. Changes nothing.
+pub fn look(config: &Config) -> Result<Vec<(Epoch, Option<Timestamp>)>, StartError> {
+    FileRootKeys::look(&file_root(config)?).map_err(|error| failed("opening the root keys")(error.to_string()))
 }
 
 /// Root keys that are there already.

@@ -24,7 +24,6 @@ pub use node::{Addresses, Node, StartError, Surroundings, build};
 pub fn run(cli: Cli) -> ExitCode {
     commands::log_to_stderr(&cli);
     let hardening = vault::process::harden();
-    tracing::debug!(?hardening, "process hardened");
     let runtime = match tokio::runtime::Builder::new_multi_thread().enable_all().build() {
         Ok(runtime) => runtime,
         Err(error) => {
@@ -36,7 +35,7 @@ pub fn run(cli: Cli) -> ExitCode {
         let result = match &cli.command {
             Command::Init(init) => commands::init::run(&cli, init),
             Command::Check { limits } => commands::check::run(&cli, *limits),
-            Command::Serve => commands::serve::run(&cli).await,
+            Command::Serve => commands::serve::run(&cli, hardening).await,
             Command::Demo(demo) => demo::run(&cli, demo).await,
             Command::Ingest(ingest) => commands::ingest::run(&cli, ingest).await,
             Command::Query(query) => commands::data::query(&cli, query).await,

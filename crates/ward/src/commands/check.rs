@@ -83,6 +83,12 @@ fn claims(root: &str) -> Vec<String> {
             "does not hold: whoever copies this whole machine's disks can open the data; use a passphrase, TPM or HSM"
                 .to_owned(),
         ],
+        Some(("passphrase-file", path)) => vec![
+            format!("root key: passphrase from the file `{path}` (Argon2id)"),
+            format!("holds: {against}"),
+            "holds only if that file lies on no disk, such as a systemd credential: stolen disks open nothing"
+                .to_owned(),
+        ],
         Some(("passphrase-env", name)) => vec![
             format!("root key: passphrase from the environment variable `{name}` (Argon2id)"),
             format!("holds: {against}"),

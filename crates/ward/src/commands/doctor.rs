@@ -206,7 +206,7 @@ fn keys(path: &Path) -> Finding {
 fn outside(config: &Config) -> Vec<Finding> {
     let folder = crate::keys::outside_folder(config);
     let part = format!("root keys in {}", folder.display());
-    let opened = crate::keys::file_root(config).and_then(|root| crate::keys::open_root(&root));
+    let opened = crate::keys::look(config);
     let mut findings = vec![match opened {
         Ok(_) => fine(part, "they open"),
         Err(error) => {

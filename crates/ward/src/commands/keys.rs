@@ -5,7 +5,8 @@ use std::time::Duration;
 use clap::{Subcommand, ValueEnum};
 use serde_json::{Value, json};
 
-use super::{Failure, Result, client, progress, say};
+use super::client::ClientError;
+use super::{Failure, Result, client, config, now, progress, say};
 use crate::cli::Cli;
 use crate::config::secret_from_environment;
 
@@ -42,7 +43,10 @@ pub enum What {
 pub async fn run(cli: &Cli, command: &Keys) -> Result {
     let client = client(cli)?;
     let answer = match command {
-        Keys::Status => client.get("/admin/keys", None).await?,
+        Keys::Status => match client.get("/admin/keys", None).await {
+            Err(ClientError::NoNode { .. }) => as_they_lie(cli)?,
+            answer => answer?,
+        },
         Keys::Turn => {
             let turn = client.post("/admin/keys/turn", None, &Value::Null);
             tokio::pin!(turn);
@@ -63,6 +67,22 @@ pub async fn run(cli: &Cli, command: &Keys) -> Result {
     };
     say(&if cli.json { answer.to_string() } else { told(command, &answer) });
     Ok(())
+}
+
+/// Without a node: what the files say. Damaged scopes and a turn that was cut short are known to a node alone.
+fn as_they_lie(cli: &Cli) -> Result<Value> {
+    let config = config(cli)?;
+    let epochs = crate::keys::look(&config)?;
+    let days = config.mesh.keys.epoch_days;
+    let due = epochs.last().and_then(|(_, begun)| Some(begun.as_ref()?.plus_ms(i64::from(days) * 86_400_000)));
+    progress("no node runs on this mesh: its keys are shown as their files have them");
+    let shown = |(epoch, begun): &(vault::Epoch, Option<base::Timestamp>)| json!({ "epoch": epoch.0, "begun": begun.map(|at| at.to_string()) });
+    Ok(json!({
+        "epochs": epochs.iter().map(shown).collect::<Vec<_>>(),
+        "epoch_days": days,
+        "due": due.map(|due| due.max(now()).to_string()),
+        "serving": false,
+    }))
 }
 
 fn wish(what: What, passphrase_env: &Option<String>) -> Result<Value> {
@@ -104,6 +124,18 @@ fn standing(answer: &Value) -> String {
     lines.push(format!("turns every {} days, next at {due}", answer["epoch_days"]));
     if answer["turning"] == true {
         lines.push(format!("a turn is under way: {} scopes wrapped anew", answer["scopes_moved"]));
+    }
+    let backup = &answer["keys_backup"];
+    match (backup["opens"].as_bool(), backup["epoch"].as_u64()) {
+        _ if answer["serving"] == false => {}
+        (Some(true), _) => {
+            lines.push(format!("newest backup of the keys: {}", backup["taken"].as_str().unwrap_or("-")))
+        }
+        (Some(false), Some(epoch)) => lines.push(format!(
+            "the newest backup of the keys opens nothing: its epoch {epoch} was destroyed. Take one now: ward backup \
+             TARGET --keys-to TARGET2"
+        )),
+        _ => lines.push("no backup of the keys is known: ward backup TARGET --keys-to TARGET2".to_owned()),
     }
     lines.extend(damage(&answer["last"]));
     lines.join("\n")

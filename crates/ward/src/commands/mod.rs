@@ -116,7 +116,8 @@ pub fn client(cli: &Cli) -> Result<Client> {
 /// The system's clock and randomness, and this process's permit mint.
 pub fn surroundings() -> Result<Surroundings> {
     let mint = base::PermitMint::claim().ok_or_else(|| Failure::said("a node was already built in this process"))?;
-    Ok(Surroundings { mint, clock: std::sync::Arc::new(SystemClock), entropy: std::sync::Arc::new(SystemEntropy) })
+    let (clock, entropy) = (std::sync::Arc::new(SystemClock), std::sync::Arc::new(SystemEntropy));
+    Ok(Surroundings { mint, clock, entropy, root_keys: None })
 }
 
 pub fn now() -> base::Timestamp {

@@ -2,12 +2,16 @@
 
 use tokio::signal::unix::{SignalKind, signal};
 
-use super::{Result, config, say, surroundings};
+use vault::process::Hardening;
+
+use super::{Failure, Result, config, say, surroundings};
 use crate::cli::Cli;
+use crate::config::LockedMemory;
 use crate::node::build;
 
-pub async fn run(cli: &Cli) -> Result {
+pub async fn run(cli: &Cli, hardening: Hardening) -> Result {
     let config = config(cli)?;
+    check_hardening(hardening, config.mesh.keys.locked_memory)?;
     let node = build(config, surroundings()?).await?;
     let addresses = node.addresses()?;
     if cli.json {
@@ -25,6 +29,22 @@ pub async fn run(cli: &Cli) -> Result {
         say("ready");
     }
     node.run_until(shutdown()).await;
+    Ok(())
+}
+
+/// Says what could not be done for the keys in memory. A mesh may demand it.
+fn check_hardening(hardening: Hardening, wanted: LockedMemory) -> Result {
+    if !hardening.no_core_files || !hardening.not_dumpable {
+        tracing::warn!("core dumps could not be switched off: a crash may write keys to disk");
+    }
+    let memory = hardening.memory;
+    match (memory.is_locked(), wanted) {
+        (true, _) => tracing::info!("{memory}"),
+        (false, LockedMemory::WhereAllowed) => tracing::warn!("{memory}"),
+        (false, LockedMemory::Required) => {
+            return Err(Failure::said(format!("{memory} (`[keys] locked_memory = \"required\"` in mesh.toml)")));
+        }
+    }
     Ok(())
 }
 

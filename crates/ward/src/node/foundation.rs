@@ -8,7 +8,7 @@ use base::{Clock, Entropy, Limits, LogName};
 use ledger::{Disk, Ed25519Signer, Log, LogOptions, RealDisk};
 use store::objects::DurableLocal;
 use store::{Catalog, Facts, Silver, SilverParts, SqlKeyTable};
-use vault::{FileRootKeys, Vault};
+use vault::{FileRootKeys, RootKeys, Vault};
 
 use super::audit::AuditTargets;
 use super::{StartError, revived, while_};
@@ -24,8 +24,8 @@ pub struct Foundation {
     pub clock: Arc<dyn Clock>,
     pub entropy: Arc<dyn Entropy>,
     pub vault: Vault,
-    /// The epoch keys, for the rotation of their root.
-    pub root: Arc<FileRootKeys>,
+    /// The epoch keys in files, for the rotation of their root; `None` where a service keeps them.
+    pub root: Option<Arc<FileRootKeys>>,
     pub logs: Logs,
     /// The audit log and its second, where there is one. Either suffices.
     pub audit: AuditTargets,
@@ -43,7 +43,7 @@ impl Foundation {
         clock: Arc<dyn Clock>,
         entropy: Arc<dyn Entropy>,
     ) -> Result<Foundation, StartError> {
-        Foundation::lay_accepting(config, clock, entropy, None).await
+        Foundation::lay_over(config, clock, entropy, None, None).await
     }
 
     /// Like [`Foundation::lay`]; with a reason, a loss of governance facts is accepted and recorded (law 11).
@@ -53,13 +53,30 @@ impl Foundation {
         entropy: Arc<dyn Entropy>,
         accepted: Option<&str>,
     ) -> Result<Foundation, StartError> {
+        Foundation::lay_over(config, clock, entropy, accepted, None).await
+    }
+
+    /// With `service` the root keys are kept there, and not in files.
+    pub async fn lay_over(
+        config: Config,
+        clock: Arc<dyn Clock>,
+        entropy: Arc<dyn Entropy>,
+        accepted: Option<&str>,
+        service: Option<Arc<dyn RootKeys>>,
+    ) -> Result<Foundation, StartError> {
         let config = Arc::new(config);
         let limits = Arc::new(config.mesh.limits.clone());
         let data = config.data();
         make_private(&data)?;
         let key_table = SqlKeyTable::open(&sqlite(&data, "keys.db")).await.map_err(while_("opening the key table"))?;
-        let (vault, root) =
-            crate::keys::open_vault(&config, Arc::new(key_table), clock.clone(), entropy.clone()).await?;
+        let (keys, root): (Arc<dyn RootKeys>, _) = match service {
+            Some(service) => (service, None),
+            None => {
+                let files = crate::keys::open_files(&config, &clock, &entropy).await?;
+                (files.clone(), Some(files))
+            }
+        };
+        let vault = crate::keys::open_vault(&config, keys, Arc::new(key_table), clock.clone(), entropy.clone()).await?;
         let mut logs = open_logs(&config, &vault, &clock).await?;
         let facts =
             Facts::open(logs["control"].clone(), vault.clone()).map_err(while_("opening the governance facts"))?;

@@ -10,7 +10,7 @@ use edge::{KeyDesk, OperatorError, Rotation};
 use gate::{Gate, TokenIssuer, TokenKeys};
 use serde_json::{Value, json};
 use store::Facts;
-use vault::{EpochTurn, FileRootKeys, PassphraseCost, RootSecret, ScopeId, Vault, VaultError};
+use vault::{Epoch, EpochTurn, FileRootKeys, PassphraseCost, RootSecret, ScopeId, Vault, VaultError};
 
 use crate::config::Config;
 
@@ -26,7 +26,8 @@ const PREVIOUS: &str = "token-signer-before";
 pub struct NodeKeys {
     pub config: Arc<Config>,
     pub vault: Vault,
-    pub root: Arc<FileRootKeys>,
+    /// `None` where a service keeps the root keys.
+    pub root: Option<Arc<FileRootKeys>>,
     pub facts: Facts,
     pub gate: Gate,
     pub issuer: Arc<ArcSwap<TokenIssuer>>,
@@ -84,7 +85,7 @@ impl NodeKeys {
 
     /// When the epoch is to turn; one whose beginning was not noted is due at once, one in the future never by a clock
     /// that was set back.
-    fn due(&self, epochs: &[(vault::Epoch, Option<Timestamp>)]) -> Option<Timestamp> {
+    fn due(&self, epochs: &[(Epoch, Option<Timestamp>)]) -> Option<Timestamp> {
         let days = i64::from(self.config.mesh.keys.epoch_days);
         let (_, begun) = epochs.last()?;
         Some(begun.map_or(Timestamp(0), |begun| begun.plus_ms(days.saturating_mul(DAY_MS))))
@@ -109,6 +110,12 @@ impl NodeKeys {
             );
         }
         tracing::info!(epoch = %turn.current, scopes = turn.scopes_rewrapped, "the key epoch turned");
+        if !turn.destroyed.is_empty() {
+            tracing::warn!(
+                target: "ward::alarm",
+                "backups of the keys from before this turn open nothing any more: take one now (`ward backup --keys-to`)"
+            );
+        }
         self.last.store(Arc::new(Some(turn)));
     }
 
@@ -123,6 +130,9 @@ impl NodeKeys {
     }
 
     async fn rotate_root(&self, passphrase: Option<String>) -> Result<Value, OperatorError> {
+        let Some(keys) = &self.root else {
+            return Err(OperatorError("a key service keeps the root keys of this node: rotate them there".into()));
+        };
         let root = crate::keys::file_root(&self.config).map_err(failed)?;
         let (secret, next) = match (root.secret, passphrase) {
             (machine @ RootSecret::MachineKey { .. }, None) => {
@@ -130,7 +140,7 @@ impl NodeKeys {
             }
             (RootSecret::Passphrase { .. }, Some(passphrase)) if !passphrase.is_empty() => {
                 let secret = RootSecret::Passphrase { passphrase: passphrase.into(), cost: PassphraseCost::default() };
-                (secret, "the next start needs the new passphrase, in the same environment variable")
+                (secret, "the next start needs the new passphrase, in the same file or environment variable")
             }
             (RootSecret::MachineKey { .. }, Some(_)) => {
                 return Err(OperatorError("this mesh has a machine key and no passphrase: leave it out".into()));
@@ -139,7 +149,7 @@ impl NodeKeys {
                 return Err(OperatorError("name the variable of the new passphrase with --passphrase-env".into()));
             }
         };
-        self.root.rotate(&secret).await.map_err(failed)?;
+        keys.rotate(&secret).await.map_err(failed)?;
         self.fact("key-root-rotated", json!({ "what": "root" })).await?;
         Ok(json!({ "rotated": "root", "next": next }))
     }
@@ -169,7 +179,7 @@ pub async fn token_keys(vault: &Vault, issuer: &TokenIssuer, now: Timestamp) -> 
 }
 
 fn turned(turn: &EpochTurn) -> Value {
-    let numbers = |epochs: &[vault::Epoch]| epochs.iter().map(|epoch| epoch.0).collect::<Vec<_>>();
+    let numbers = |epochs: &[Epoch]| epochs.iter().map(|epoch| epoch.0).collect::<Vec<_>>();
     json!({
         "current": turn.current.0,
         "destroyed": numbers(&turn.destroyed),
@@ -179,19 +189,38 @@ fn turned(turn: &EpochTurn) -> Value {
     })
 }
 
+/// The epoch of the newest backup of keys, and when it was taken.
+const KEYS_BACKUP: &str = "keys-backup";
+
+/// Notes that the keys were backed up while this epoch was the current one.
+pub async fn note_backup(vault: &Vault, epoch: Epoch, at: Timestamp) -> Result<(), VaultError> {
+    vault.replace_note(KEYS_BACKUP, &[epoch.0.to_be_bytes(), at.ms().to_be_bytes()].concat()).await
+}
+
+/// What [`note_backup`] noted, and whether it still opens something: its epoch lives.
+async fn newest_backup(vault: &Vault, epochs: &[(Epoch, Option<Timestamp>)]) -> Result<Value, VaultError> {
+    let note = vault.note(KEYS_BACKUP).await?;
+    let split = note.as_deref().and_then(|note| note.split_first_chunk::<8>());
+    let Some((epoch, at)) = split else { return Ok(Value::Null) };
+    let (epoch, at) = (u64::from_be_bytes(*epoch), at.try_into().map_or(0, i64::from_be_bytes));
+    let opens = epochs.iter().any(|(living, _)| living.0 == epoch);
+    Ok(json!({ "epoch": epoch, "taken": Timestamp(at).to_string(), "opens": opens }))
+}
+
 #[async_trait::async_trait]
 impl KeyDesk for NodeKeys {
     async fn status(&self) -> Result<Value, OperatorError> {
         let epochs = self.vault.epochs().await.map_err(failed)?;
         let (turning, moved) = self.vault.turn_progress();
         let due = self.due(&epochs).map(|due| due.max(Timestamp(0)).to_string());
-        let shown = |(epoch, begun): &(vault::Epoch, Option<Timestamp>)| json!({ "epoch": epoch.0, "begun": begun.map(|at| at.to_string()) });
+        let shown = |(epoch, begun): &(Epoch, Option<Timestamp>)| json!({ "epoch": epoch.0, "begun": begun.map(|at| at.to_string()) });
         Ok(json!({
             "epochs": epochs.iter().map(shown).collect::<Vec<_>>(),
             "epoch_days": self.config.mesh.keys.epoch_days,
             "due": due,
             "turning": turning,
             "scopes_moved": moved,
+            "keys_backup": newest_backup(&self.vault, &epochs).await.map_err(failed)?,
             "last": self.last.load().as_ref().as_ref().map(turned),
         }))
     }

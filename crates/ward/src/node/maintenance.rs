@@ -81,6 +81,7 @@ impl Stock {
             None => None,
         };
         progress.stage("positions");
+        let epoch = self.vault.current_epoch().await;
         let source = self.source().await?;
         let control_now = || self.log(CONTROL).ok_or_else(|| backup::BackupError::refused("there is no control log"));
         let keys_to =
@@ -90,6 +91,11 @@ impl Stock {
             target.release().await.map_err(said)?;
         }
         let taken = taken.map_err(said)?;
+        if taken.keys.is_some()
+            && let Err(error) = super::keys::note_backup(&self.vault, epoch, self.clock.now()).await
+        {
+            tracing::warn!(%error, "the backup is there, but `ward keys status` does not know of it");
+        }
         let sizes = taken.logs.iter().filter(|(name, _)| name.starts_with("journal-"));
         let behind = sizes.filter_map(|(name, size)| Some(self.logs.get(name)?.size().saturating_sub(*size))).sum();
         Ok(Report { taken, behind })

@@ -85,12 +85,14 @@ pub struct Surroundings {
     pub mint: PermitMint,
     pub clock: Arc<dyn Clock>,
     pub entropy: Arc<dyn Entropy>,
+    /// A service that keeps the root keys, for who embeds the node; `None`: as `[keys] root` says.
+    pub root_keys: Option<Arc<dyn vault::RootKeys>>,
 }
 
 /// Puts a node together. When this returns every earlier input is refined and every listener is bound.
 pub async fn build(config: Config, around: Surroundings) -> Result<Node, StartError> {
-    let Surroundings { mint, clock, entropy } = around;
-    let ground = Foundation::lay(config, clock, entropy).await?;
+    let Surroundings { mint, clock, entropy, root_keys } = around;
+    let ground = Foundation::lay_over(config, clock, entropy, None, root_keys).await?;
     let issuer = crate::keys::token_issuer(&ground.config, &ground.vault).await?;
     let issuer = Arc::new(arc_swap::ArcSwap::from_pointee(issuer));
     let practitioners = ground.config.principals.iter().filter_map(|p| Some((p.id.clone(), p.practitioner.clone()?)));
