@@ -64,9 +64,18 @@ impl Mesh {
 
     /// Starts with a clock of the test's own.
     pub async fn start_at(folder: TempDir, clock: Arc<dyn Clock>) -> Mesh {
+        Mesh::start_over(folder, clock, None).await
+    }
+
+    /// Starts with root keys that the test keeps.
+    pub async fn start_over(
+        folder: TempDir,
+        clock: Arc<dyn Clock>,
+        root_keys: Option<Arc<dyn vault::RootKeys>>,
+    ) -> Mesh {
         let config = Config::load(folder.path()).unwrap_or_else(|findings| panic!("the mesh folder: {findings:?}"));
         let socket = config.socket();
-        let around = Surroundings { mint: mint(), clock, entropy: Arc::new(SystemEntropy) };
+        let around = Surroundings { mint: mint(), clock, entropy: Arc::new(SystemEntropy), root_keys };
         let node = ward::build(config, around).await.unwrap_or_else(|error| panic!("the node: {error}"));
         let (addresses, doors) = (node.addresses().expect("addresses"), node.doors.clone());
         let (stop, stopped) = oneshot::channel::<()>();
