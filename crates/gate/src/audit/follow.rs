@@ -219,7 +219,6 @@ impl AuditFollower {
         // What comes in meanwhile is for the next round.
         let ends: Vec<u64> = self.0.stores.iter().map(|store| store.size()).collect();
         let is_late = || until.is_some_and(|until| tokio::time::Instant::now() >= until);
-        let left = |state: &State| ends.iter().enumerate().map(|(n, end)| end.saturating_sub(state.union.read_upto(n)));
         // In turn: what one has shown is seen in the other before much of it has to be remembered.
         loop {
             let mut has_read = false;
@@ -227,7 +226,8 @@ impl AuditFollower {
                 has_read |= state.union.read_upto(n) < *end && self.read_chunk(state, n).await;
             }
             if !has_read || is_late() {
-                return left(state).sum();
+                let left = ends.iter().enumerate().map(|(n, end)| end.saturating_sub(state.union.read_upto(n)));
+                return left.sum();
             }
         }
     }
@@ -343,6 +343,7 @@ impl AuditFollower {
                     _ => unreadable += 1,
                 }
             }
+            memory.settle();
             (memory, unreadable)
         });
         match added.await {
