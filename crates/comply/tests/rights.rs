@@ -4,8 +4,10 @@
 use std::path::Path;
 use std::sync::Arc;
 
-use base::{DomainName, LogName, LogicalId, ManualClock, Ordinal, PrincipalId, SeededEntropy};
-use comply::{Against, Estate, Ground, HoldKind, MemoryEstate, Rights, RightsError, State};
+use base::{Clock, DomainName, LogName, LogicalId, ManualClock, Ordinal, PrincipalId, SeededEntropy};
+use comply::{
+    Against, Authority, Estate, Ground, HoldKind, MemoryEstate, Rights, RightsError, State, Statement, Suspending,
+};
 use ledger::{Ed25519Signer, Log, LogOptions, RealDisk};
 use store::Facts;
 use vault::{MemoryKeyTable, MemoryRootKeys, Vault};
@@ -204,5 +206,44 @@ async fn a_disposal_takes_what_was_kept_long_enough_and_leaves_what_is_held() {
     let text = disposal.case.certificate.unwrap();
     assert!(text.contains("Patient/bob") && !text.contains("Patient/dee"), "{text}");
     assert_eq!(office.estate.rewritten(), 1, "what records share is rewritten once");
+    office.end().await;
+}
+
+/// 45 CFR 164.528(a)(2): until the day of a written statement, thirty days on an oral one; over a restart, and over
+/// before its time.
+#[tokio::test]
+async fn the_right_to_an_accounting_is_suspended_for_as_long_as_the_statement_allows() {
+    const DAY: i64 = 86_400_000;
+    let mut office = Office::new().await;
+    let suspend = async |office: &Office, patient: &str, statement, days: i64| {
+        let asked = Suspending {
+            domain: ehr(),
+            patient: id(patient),
+            agency: "State Inspectorate".into(),
+            authority: Authority::HealthOversight,
+            statement,
+            official: "Inspector Roe; file 7".into(),
+            until: office.clock.now().plus_ms(days * DAY),
+        };
+        office.rights.suspend_accounting(&office.estate, asked, &by("ann")).await
+    };
+    let standing =
+        |office: &Office, ordinal| office.rights.book().suspended(&ehr(), Ordinal(ordinal), office.clock.now());
+    assert!(matches!(suspend(&office, "ana", Statement::Oral, 31).await, Err(RightsError::Invalid(_))));
+    assert!(matches!(suspend(&office, "ana", Statement::Written, 0).await, Err(RightsError::Invalid(_))));
+    assert!(matches!(suspend(&office, "nobody", Statement::Written, 1).await, Err(RightsError::NotFound(_))));
+    suspend(&office, "ana", Statement::Oral, 30).await.unwrap();
+    let written = suspend(&office, "bob", Statement::Written, 900).await.unwrap();
+    office.rights.facts().log().close().await;
+    office.again().await;
+    assert_eq!((standing(&office, 1), standing(&office, 3)), (vec!["State Inspectorate".to_owned()], Vec::new()));
+    office.clock.advance_ms(30 * DAY - 1);
+    assert_eq!(standing(&office, 1).len(), 1);
+    office.clock.advance_ms(1);
+    assert_eq!((standing(&office, 1).len(), standing(&office, 2).len()), (0, 1), "the oral one is over");
+    office.rights.resume_accounting(written, "the inspection is over".into(), &by("ann")).await.unwrap();
+    assert!(standing(&office, 2).is_empty());
+    let again = office.rights.resume_accounting(written, "once more".into(), &by("ann")).await;
+    assert!(matches!(again, Err(RightsError::NotFound(_))));
     office.end().await;
 }

@@ -383,7 +383,7 @@ async fn replay(
         door: Door::Console,
         content: Content::Replay { of: index },
         control_key: None,
-        trace,
+        trace: call.trace,
         body: Bytes::new(),
     };
     let accepted = intake

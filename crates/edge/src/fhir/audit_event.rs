@@ -121,7 +121,7 @@ async fn search(doors: &Doors, call: &Call, domain: &str, mut pairs: Vec<(String
     let permit = permit(doors, call).await?;
     let criteria = Criteria::of(doors, &permit, &about, &query).await?;
     let asked = EventQuery {
-        patients: criteria.patients()?,
+        patients: criteria.asked_for()?,
         period: criteria.period(),
         principal: None,
         newest_first: !oldest_first,
@@ -271,7 +271,7 @@ impl Criteria {
     }
 
     /// Whom the log is asked for; its index knows their events, whatever a record still says of its patients.
-    fn patients(&self) -> Result<Option<Vec<(DomainName, Ordinal)>>, FhirError> {
+    fn asked_for(&self) -> Result<Option<Vec<(DomainName, Ordinal)>>, FhirError> {
         let asked = |criterion: &Criterion| match criterion {
             Criterion::Patient(places) => Some(places.clone()),
             _ => None,

@@ -343,6 +343,7 @@ impl AuditFollower {
                     _ => unreadable += 1,
                 }
             }
+            memory.settle();
             (memory, unreadable)
         });
         match added.await {

@@ -242,7 +242,10 @@ fn nothing_of_a_patient_or_a_user_lies_in_the_clear_and_a_dropped_index_opens_no
             kept.push((path, bytes));
         }
         assert!(kept.len() > 1);
+        let old = crate::audit::index::manifest::load(&index).unwrap().unwrap().generation;
         world.follower.rebuild_index().await;
+        let key = world.audit.keys().load(old).await;
+        assert!(matches!(key, Err(crate::audit::keys::AuditKeyError::Destroyed)), "a copy of the index still opens");
         // Someone puts the old files back: their key is gone, so the index is built from the log again.
         for (path, bytes) in kept {
             std::fs::write(path, bytes).unwrap();

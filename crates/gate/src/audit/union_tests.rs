@@ -160,3 +160,42 @@ proptest! {
         runtime.block_on(run(steps));
     }
 }
+
+/// More than is copied at once.
+#[tokio::test]
+async fn a_target_that_lacks_many_is_filled_up_with_all_of_them() {
+    let world = World::new().await;
+    world.targets[1].fail(true);
+    for batch in 0..6 {
+        world.audit.append((batch * 500..batch * 500 + 500).map(record).collect()).await.unwrap();
+    }
+    world.targets[1].fail(false);
+    while world.follower.round(0).await > 0 {}
+    assert_eq!(ids(&world.targets[1]).len(), 3_000);
+    assert_eq!(ids(&world.targets[1]), ids(&world.targets[0]));
+}
+
+/// What is on its way is told as such; what stays away is missed, and the target lost, until it has it.
+#[tokio::test]
+async fn a_target_is_not_called_whole_while_it_lacks_what_is_not_on_its_way() {
+    const GRACE: i64 = 5_000;
+    let world = World::new().await;
+    let told = async || {
+        world.follower.round(GRACE).await;
+        let target = world.follower.status().await.targets.remove(1);
+        (target.lost, target.missed, target.behind)
+    };
+    world.audit.append(vec![record(0)]).await.unwrap();
+    tokio::task::yield_now().await;
+    assert_eq!(told().await, (false, 0, 0));
+    world.targets[1].fail(true);
+    world.audit.append((1..6).map(record).collect()).await.unwrap();
+    for _ in 0..8 {
+        tokio::task::yield_now().await;
+    }
+    assert_eq!(told().await, (true, 0, 5), "they might be on their way");
+    world.clock.advance_ms(GRACE);
+    assert_eq!(told().await, (true, 5, 0), "it takes none, and is whole");
+    world.targets[1].fail(false);
+    assert_eq!(told().await, (false, 0, 0));
+}

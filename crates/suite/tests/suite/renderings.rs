@@ -170,7 +170,8 @@ async fn renderings_audit_events_through_the_fhir_door() {
     let one =
         mesh.get("auditor-wu", &format!("/fhir/ehr/AuditEvent/{}", about[2]["id"].as_str().expect("an id"))).await;
     assert_eq!((one.status, one.json()["id"].clone()), (StatusCode::OK, about[2]["id"].clone()));
-    for wrong in ["audit-99999999", "audit-01", "1", &id] {
+    let nobody = format!("{}-1", "0".repeat(32));
+    for wrong in ["audit-99999999", "audit-01", "1", &id, &nobody] {
         assert_eq!(mesh.get("auditor-wu", &format!("/fhir/ehr/AuditEvent/{wrong}")).await.status, 404, "{wrong}");
     }
     let elsewhere = mesh

@@ -11,12 +11,18 @@ use crate::audit::index::table::{Key, TableWriter};
 use crate::audit::log::AuditLog;
 
 /// Rows and bytes after which they become a run.
-const ROWS_MAX: usize = 65_536;
-const BYTES_MAX: usize = 16 << 20;
+const ROWS_MAX: usize = 131_072;
+const BYTES_MAX: usize = 32 << 20;
+
+/// A sorted part with fewer rows is sorted together with what is added to it.
+const PART_ROWS_MIN: usize = 8_192;
 
 #[derive(Default)]
 pub(crate) struct Memory {
     rows: Vec<(Key, u32, u32)>,
+    /// Where each sorted part begins; the last ends at `sorted`.
+    parts: Vec<usize>,
+    sorted: usize,
     bytes: Vec<u8>,
     sets: HashSet<[u8; 16]>,
     pub records: u64,
@@ -25,6 +31,17 @@ pub(crate) struct Memory {
 }
 
 impl Memory {
+    /// Sorts what was added, so that questions find it.
+    pub fn settle(&mut self) {
+        let is_short = |begin: &usize| self.sorted - begin < PART_ROWS_MIN;
+        let begin = self.parts.last().copied().filter(is_short).unwrap_or(self.sorted);
+        if self.parts.last() != Some(&begin) {
+            self.parts.push(begin);
+        }
+        self.rows[begin..].sort_unstable();
+        self.sorted = self.rows.len();
+    }
+
     /// `audit` has the key of the tokens.
     pub fn add(&mut self, opened: Opened, audit: &AuditLog) {
         let record = &opened.record;
@@ -48,7 +65,8 @@ impl Memory {
 
     /// Writes the rows in order, equal members of equal sets once.
     pub fn write(&mut self, writer: &mut TableWriter) -> io::Result<()> {
-        self.rows.sort_unstable();
+        // Stable sorting makes use of parts that are in order.
+        self.rows.sort();
         let mut before: Option<Key> = None;
         for row in &self.rows {
             if is_once(&row.0) && before == Some(row.0) {
@@ -60,10 +78,13 @@ impl Memory {
         Ok(())
     }
 
-    /// Calls `each` with the rows between two keys, in no order.
+    /// Calls `each` with the rows between two keys, part by part.
     pub fn between(&self, from: &Key, to: &Key, each: &mut dyn FnMut(&Key, &[u8])) {
-        for row in self.rows.iter().filter(|row| (from..=to).contains(&&row.0)) {
-            each(&row.0, self.value(row));
+        let ends = self.parts.iter().skip(1).chain([&self.sorted]);
+        for (begin, end) in self.parts.iter().zip(ends) {
+            let part = &self.rows[*begin..*end];
+            let first = part.partition_point(|row| row.0 < *from);
+            part[first..].iter().take_while(|row| row.0 <= *to).for_each(|row| each(&row.0, self.value(row)));
         }
     }
 }
