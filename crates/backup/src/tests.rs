@@ -17,7 +17,6 @@ use super::*;
 const NOW: i64 = 1_764_000_000_000;
 
 struct Node {
-    folder: tempfile::TempDir,
     clock: Arc<ManualClock>,
     entropy: Arc<SeededEntropy>,
     root: Arc<dyn RootKeys>,
@@ -26,6 +25,8 @@ struct Node {
     control: Log,
     objects: Arc<DurableLocal>,
     config: BTreeMap<String, Vec<u8>>,
+    // Last, since the logs write to it until they are dropped.
+    folder: tempfile::TempDir,
 }
 
 fn open_log(folder: &Path, name: &str, seed: u8, clock: Arc<ManualClock>) -> Log {

@@ -17,10 +17,11 @@ const NOW: i64 = 1_780_000_000_000;
 
 struct Office {
     vault: Vault,
-    folder: tempfile::TempDir,
     clock: Arc<ManualClock>,
     estate: MemoryEstate,
     rights: Rights,
+    // Last, since the log writes to it until it is dropped.
+    folder: tempfile::TempDir,
 }
 
 fn log(folder: &Path, clock: Arc<ManualClock>) -> Log {

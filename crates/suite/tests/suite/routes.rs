@@ -7,7 +7,7 @@ use std::process::Stdio;
 use std::sync::Arc;
 use std::time::Duration;
 
-use base::{Entropy, SeededEntropy};
+use base::SeededEntropy;
 use hl7v2::mllp::{Decoder, frame};
 use parking_lot::Mutex;
 use serde_json::Value;
