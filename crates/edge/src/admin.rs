@@ -541,6 +541,7 @@ mod tests {
             include_str!("admin/downtime.rs"),
             include_str!("admin/renderings.rs"),
             include_str!("admin/maintenance.rs"),
+            include_str!("admin/routes.rs"),
             include_str!("sql.rs"),
             include_str!("health.rs"),
             include_str!("fhir/mod.rs"),

@@ -326,7 +326,7 @@ async fn crash_slots(seed: u64) {
     for _ in 0..2 + run.chance.below(3) {
         run.round().await;
     }
-    let table = run.open().await.expect("opens on a healthy disk");
+    let table = run.open().await.unwrap_or_else(|error| panic!("seed {seed}: {error} on a healthy disk"));
     run.check(&table).await;
     assert!(run.or.is_none(), "seed {seed}: the slots could be read");
     table.close().await;

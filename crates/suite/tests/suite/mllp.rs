@@ -135,7 +135,7 @@ async fn mllp_answers_when_refined_name_what_was_set_aside() {
     // Applied before it is acknowledged: no waiting for refine here.
     let answer = client.send(&adt("R1", "A01", "MR1", "Refined")).await.expect("an answer");
     assert_eq!(ack_code(&answer), "AA", "{}", text(&answer));
-    let found = mesh.get("dr-lee", "/fhir/ehr/Patient?family=Refined").await.json();
+    let found = mesh.get("dr-lee", "/fhir/ehr/Patient?family=Refined&_total=accurate").await.json();
     assert_eq!(found["total"], 1, "{found}");
     // In part: accepted, and the place of what was set aside is named.
     let first = client.send(&result("R2")).await.expect("an answer");
@@ -257,7 +257,7 @@ async fn mllp_broken_framing_closes_its_own_connection_alone() {
         cut.write(&[b"\x0b".as_slice(), &message].concat()).await.expect("a connection");
     }
     mesh.settle().await;
-    let found = mesh.get("dr-lee", "/fhir/ehr/Patient?family=Framing").await.json();
+    let found = mesh.get("dr-lee", "/fhir/ehr/Patient?family=Framing&_total=accurate").await.json();
     assert_eq!(found["total"], 1, "only what came whole: {found}");
     mesh.stop().await;
 }

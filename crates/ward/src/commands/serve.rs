@@ -14,6 +14,8 @@ pub async fn run(cli: &Cli, hardening: Hardening) -> Result {
     check_hardening(hardening, config.mesh.keys.locked_memory)?;
     let node = build(config, surroundings()?).await?;
     let addresses = node.addresses()?;
+    // Before anybody is told that it serves: whoever reads that may end it at once.
+    let shutdown = shutdown();
     if cli.json {
         let mllp: Vec<_> = addresses
             .mllp
@@ -28,7 +30,7 @@ pub async fn run(cli: &Cli, hardening: Hardening) -> Result {
         }
         say("ready");
     }
-    node.run_until(shutdown()).await;
+    node.run_until(shutdown).await;
     Ok(())
 }
 
@@ -48,16 +50,19 @@ fn check_hardening(hardening: Hardening, wanted: LockedMemory) -> Result {
     Ok(())
 }
 
-/// Resolves at SIGTERM or Ctrl-C.
-pub async fn shutdown() {
-    let interrupted = tokio::signal::ctrl_c();
-    match signal(SignalKind::terminate()) {
-        Ok(mut terminated) => tokio::select! {
-            _ = interrupted => {}
-            _ = terminated.recv() => {}
-        },
-        Err(_) => {
-            let _ = interrupted.await;
+/// Resolves at SIGTERM or Ctrl-C, from the call on.
+pub fn shutdown() -> impl Future<Output = ()> {
+    let signals = [SignalKind::interrupt(), SignalKind::terminate()].map(signal);
+    async move {
+        let [interrupted, terminated] = signals.map(|listening| async move {
+            match listening {
+                Ok(mut signals) => drop(signals.recv().await),
+                Err(_) => std::future::pending().await,
+            }
+        });
+        tokio::select! {
+            () = interrupted => {}
+            () = terminated => {}
         }
     }
 }
