@@ -107,6 +107,9 @@ impl Refiner {
             name: entry.envelope.source.as_str(),
             utc_offset: source.and_then(|source| Offset::parse(&source.utc_offset).ok()),
             assigners: source.map_or(&none, |source| &source.assigners),
+            units: source.map_or(&none, |source| &source.units),
+            authority: source.map_or(&[], |source| source.authority.as_slice()),
+            received: Some(entry.envelope.received),
         };
         Ok(v2::map(&message, &sender, &self.limits))
     }
@@ -271,9 +274,11 @@ fn is_critical(unit: &Unit) -> bool {
     unit.draft.fields.iter().any(|field| {
         field.path == "interpretation"
             && match &field.change {
-                v2::Change::Set(value) | v2::Change::Default(value) => has_critical_code(value),
+                v2::Change::Set(value) | v2::Change::SetUnless(value, _) | v2::Change::Default(value) => {
+                    has_critical_code(value)
+                }
                 v2::Change::Items { values, .. } | v2::Change::Add(values) => values.iter().any(has_critical_code),
-                v2::Change::Remove | v2::Change::RemoveItems { .. } => false,
+                v2::Change::Remove | v2::Change::RemoveItems { .. } | v2::Change::Take(_) => false,
             }
     })
 }

@@ -1,0 +1,562 @@
+//! What each type of resource needs whatever message makes it: whom it is about, what it is found again by, what R4
+//! demands of it. A resource without what makes it one is set aside where it would begin.
+
+use std::collections::HashMap;
+
+use fhir::json;
+use fhir::json::Value;
+use hl7v2::Segment;
+
+use super::build::{Builder, Making, Refusal, place_of};
+use super::convert::{Fault, coding, fault, leaf, whole};
+use super::draft::{Change, Draft, Field, Policy, redirect, resource_reference};
+use super::events::{PatientEffect, VisitEffect};
+use super::vocabulary::{self, NOT_PERSON_NUMBERS};
+use super::{Key, Unit, value};
+
+/// Numbers by which a patient is looked for; a message with more is not an ordinary one.
+const KEYS_MAX: usize = 16;
+
+/// Systems of identifiers that find a resource by a number together with what it is of: several services of one order
+/// often share the number.
+const REPORT_SYSTEM: &str = "urn:wardmesh:report";
+const ORDER_SYSTEM: &str = "urn:wardmesh:order";
+const IMMUNIZATION_SYSTEM: &str = "urn:wardmesh:immunization";
+
+/// A type, the element that says whom it is about, the one that names the visit; whether it is nothing without a patient.
+struct About {
+    rtype: &'static str,
+    subject: &'static str,
+    visit: &'static str,
+    needs_patient: bool,
+}
+
+const fn about(rtype: &'static str, subject: &'static str, visit: &'static str, needs_patient: bool) -> About {
+    About { rtype, subject, visit, needs_patient }
+}
+
+const ABOUT: &[About] = &[
+    about("Encounter", "subject", "", true),
+    about("Observation", "subject", "encounter", false),
+    about("DiagnosticReport", "subject", "encounter", false),
+    about("ServiceRequest", "subject", "encounter", true),
+    about("Condition", "subject", "encounter", true),
+    about("Procedure", "subject", "encounter", true),
+    about("Immunization", "patient", "encounter", true),
+    about("MedicationRequest", "subject", "encounter", true),
+    about("MedicationDispense", "subject", "context", true),
+    about("MedicationAdministration", "subject", "context", true),
+    about("AllergyIntolerance", "patient", "encounter", true),
+    about("DocumentReference", "subject", "", false),
+    about("RelatedPerson", "patient", "", true),
+    about("Coverage", "beneficiary", "", true),
+    about("ChargeItem", "subject", "context", true),
+    about("Specimen", "subject", "", false),
+    about("Account", "", "", true),
+    about("Appointment", "", "", false),
+];
+
+/// The segments that may begin a resource; others only say more of one.
+const MAKERS: &[(&str, &[&str])] = &[
+    ("Account", &["PID"]),
+    ("AllergyIntolerance", &["AL1", "IAM"]),
+    ("Appointment", &["SCH"]),
+    ("ChargeItem", &["FT1"]),
+    ("Condition", &["DG1", "PRB"]),
+    ("Coverage", &["IN1"]),
+    ("DiagnosticReport", &["ORC", "OBR"]),
+    ("DocumentReference", &["TXA"]),
+    ("Encounter", &["PV1"]),
+    ("Immunization", &["ORC", "RXA"]),
+    ("MedicationAdministration", &["ORC", "RXA"]),
+    ("MedicationDispense", &["ORC", "RXD"]),
+    ("MedicationRequest", &["ORC", "RXO", "RXE"]),
+    ("Observation", &["OBX", "PD1"]),
+    ("Patient", &["PID", "MRG"]),
+    ("Procedure", &["PR1"]),
+    ("RelatedPerson", &["NK1", "GT1"]),
+    ("ServiceRequest", &["ORC", "OBR", "RF1"]),
+    ("Specimen", &["SPM", "OBR"]),
+];
+
+fn about_of(rtype: &str) -> Option<&'static About> {
+    ABOUT.iter().find(|about| about.rtype == rtype)
+}
+
+impl<'m> Builder<'m> {
+    /// Whether a segment may make a resource of this type.
+    pub(super) fn admit(&self, segment: Segment<'m>, rtype: &str, patient: Option<usize>) -> Result<(), Refusal> {
+        let aside = |field, fault| Err(Refusal::SetAside(field, fault, false));
+        let makers = MAKERS.iter().find(|(of, _)| *of == rtype).map(|(_, makers)| *makers);
+        if makers.is_some_and(|makers| !makers.contains(&segment.id())) {
+            return Err(Refusal::Kept("what it belongs to is not mapped in this message"));
+        }
+        match (rtype, segment.id()) {
+            ("Patient", "MRG") => self.admit_merge(segment),
+            ("Patient", _) if self.person_numbers(segment, &[3, 2]).is_empty() => {
+                let text = "the patient has no number: PID-3 is empty or null, so no record can be found or made";
+                aside(3, fault("patient-unidentified", text))
+            }
+            ("Patient", _) => Ok(()),
+            ("Encounter", _) => self.admit_visit(segment, patient),
+            ("Observation", "OBX") => self.admit_observation(segment),
+            ("Account", _) if patient.is_none() => Err(Refusal::Kept("it names no patient that can be used")),
+            ("Account", _) if !segment.field(18).is_value() => Err(Refusal::Kept("it names no account")),
+            _ if patient.is_none() && about_of(rtype).is_some_and(|about| about.needs_patient) => {
+                let text = "it needs a patient, and the message names none that can be used";
+                aside(0, fault("patient-missing", text))
+            }
+            _ => Ok(()),
+        }
+    }
+
+    fn admit_visit(&self, segment: Segment<'m>, patient: Option<usize>) -> Result<(), Refusal> {
+        if self.effect.visit == VisitEffect::None {
+            return Err(Refusal::Kept("the event is about the person, not about a visit"));
+        }
+        let Some(patient) = patient else {
+            let text = "a visit without a usable patient before it";
+            return Err(Refusal::SetAside(0, fault("patient-missing", text), false));
+        };
+        match self.visit_key(segment, self.units[patient].segments[0], self.units[patient].n) {
+            Ok(_) => Ok(()),
+            // Beside results PV1 is a courtesy: without a number there is nothing to create.
+            Err(_) if self.effect.visit == VisitEffect::CreateOnly => {
+                Err(Refusal::Kept("it names no visit: PV1-19, PID-18 and PV1-44 are empty"))
+            }
+            Err(fault) => Err(Refusal::SetAside(19, fault, false)),
+        }
+    }
+
+    fn admit_observation(&self, segment: Segment<'m>) -> Result<(), Refusal> {
+        let critical = super::hooks::is_critical_result(segment);
+        if leaf(segment.field(11)).as_deref() == Some("O") {
+            return Err(Refusal::Kept("a detail of the order, not a result: OBX-11 is O"));
+        }
+        let Some(code) = self.context.concept(segment.field(3), super::plan::vocabulary("")) else {
+            let text = "the observation does not say what was observed: OBX-3 is empty";
+            return Err(Refusal::SetAside(3, fault("code-missing", text), critical));
+        };
+        let kind = leaf(segment.field(2)).unwrap_or_default();
+        let units = value::Units::read(&self.context, segment.field(6));
+        match value::read(&self.context, &kind, segment.field(5), &units, &code) {
+            Ok(_) => Ok(()),
+            Err(fault) => Err(Refusal::SetAside(5, fault, critical)),
+        }
+    }
+
+    fn admit_merge(&self, segment: Segment<'m>) -> Result<(), Refusal> {
+        if self.effect.patient != PatientEffect::Merge {
+            return Err(Refusal::Kept("the event merges no patient: the table of events reads what it needs"));
+        }
+        let losers = self.person_numbers(segment, &[1, 4]);
+        let aside = |field, code, text| Err(Refusal::SetAside(field, fault(code, text), false));
+        if losers.is_empty() {
+            return aside(1, "merge-without-loser", "a merge that does not say which record ends: MRG-1 is empty");
+        }
+        let Some(survivor) = self.latest("Patient").filter(|at| self.units[*at].segments[0].id() == "PID") else {
+            return aside(0, "merge-without-survivor", "a merge without a usable PID before it");
+        };
+        let own = self.person_numbers(self.units[survivor].segments[0], &[3, 2]);
+        if own.iter().any(|number| losers.contains(number)) {
+            let text = "a merge of a record with itself: PID-3 and MRG-1 share a number";
+            return aside(1, "merge-into-itself", text);
+        }
+        Ok(())
+    }
+
+    /// (system, value) of the CX fields that name a person, best first.
+    pub(super) fn person_numbers(&self, segment: Segment<'m>, fields: &[usize]) -> Vec<(String, String)> {
+        let all: Vec<(String, Value)> = fields
+            .iter()
+            .flat_map(|n| segment.field(*n).repetitions())
+            .filter_map(|cx| Some((leaf(cx.component(5)).unwrap_or_default(), self.context.identifier(cx, "")?)))
+            .collect();
+        let named: Vec<_> = all.iter().filter(|(kind, _)| !NOT_PERSON_NUMBERS.contains(&kind.as_str())).collect();
+        let chosen = if named.is_empty() { all.iter().collect() } else { named };
+        // The medical record number leads: it is the one that the sender's own desk uses.
+        let (records, others): (Vec<_>, Vec<_>) = chosen.into_iter().partition(|(kind, _)| kind == "MR");
+        let mut numbers: Vec<(String, String)> = Vec::new();
+        for (_, identifier) in records.into_iter().chain(others) {
+            if let Some(number) = pair(identifier)
+                && !numbers.contains(&number)
+                && numbers.len() < KEYS_MAX
+            {
+                numbers.push(number);
+            }
+        }
+        numbers
+    }
+
+    /// PV1-19, else the account, else the time of admission.
+    fn visit_key(&self, segment: Segment<'m>, pid: Segment<'m>, patient: u32) -> Result<Key, Fault> {
+        let number = |cx, kind| pair(&self.context.identifier(cx, kind)?);
+        let account = || number(pid.field(18).repetition(1), "AN");
+        if let Some(number) = number(segment.field(19).repetition(1), "VN").or_else(account) {
+            return Ok(Key::Identifiers(vec![number]));
+        }
+        match leaf(segment.field(44)) {
+            Some(admitted) => Ok(Key::Within { unit: patient, natural: format!("visit|{admitted}") }),
+            None => Err(fault(
+                "visit-unidentified",
+                "the visit has no number: PV1-19, PID-18 and PV1-44 are empty, so no later message could reach it",
+            )),
+        }
+    }
+
+    /// The number of a placer or filler that any of the segments has at these fields.
+    fn order_number(&self, unit: &Making<'m>, places: &[(&str, usize, &'static str)]) -> Option<(String, String)> {
+        places.iter().find_map(|(id, field, role)| {
+            let segment = segment_of(unit, id)?;
+            pair(&self.context.order_number(segment.field(*field), role)?)
+        })
+    }
+
+    /// What a unit is found again by. Puts identifiers of our own into its draft.
+    fn key(&mut self, at: usize, counts: &mut HashMap<(Option<u32>, String), u32>) -> Key {
+        let unit = &self.units[at];
+        let first = unit.segments[0];
+        let patient = unit.patient.map(|p| self.units[p].n);
+        let visit = unit.visit.map(|v| self.units[v].n);
+        let parent = unit.parent.map(|p| self.units[p].n).filter(|n| *n < unit.n);
+        let field = |id: &str, n: usize| segment_of(unit, id).map(|s| s.field(n));
+        let text = |id: &str, n: usize| field(id, n).and_then(leaf).unwrap_or_default();
+        let number = |id: &str, n: usize| field(id, n).and_then(|ei| pair(&self.context.order_number(ei, "")?));
+        let within = |unit: Option<u32>, natural: String| match unit {
+            Some(unit) => Key::Within { unit, natural },
+            None => Key::Identifiers(Vec::new()),
+        };
+        let numbers = |found: Option<(String, String)>, or: Key| match found {
+            Some(number) => Key::Identifiers(vec![number]),
+            None => or,
+        };
+        let orders = [("OBR", 3, "FILL"), ("ORC", 3, "FILL"), ("OBR", 2, "PLAC"), ("ORC", 2, "PLAC")];
+        let placed = [("OBR", 2, "PLAC"), ("ORC", 2, "PLAC"), ("OBR", 3, "FILL"), ("ORC", 3, "FILL")];
+        let mut own: Option<(String, String)> = None;
+        let key = match unit.rtype {
+            "Patient" if first.id() == "MRG" => Key::Identifiers(self.person_numbers(first, &[1, 4])),
+            "Patient" => Key::Identifiers(self.person_numbers(first, &[3, 2])),
+            "Encounter" => {
+                let pid = unit.patient.map(|p| self.units[p].segments[0]);
+                match pid.zip(patient).map(|(pid, patient)| self.visit_key(first, pid, patient)) {
+                    Some(Ok(key)) => key,
+                    _ => Key::Identifiers(Vec::new()),
+                }
+            }
+            "Account" => {
+                let number = self.context.identifier(first.field(18).repetition(1), "AN").as_ref().and_then(pair);
+                Key::Identifiers(number.into_iter().collect())
+            }
+            "DiagnosticReport" => {
+                let (service, time) = (text("OBR", 4), text("OBR", 7));
+                match self.order_number(unit, &orders) {
+                    Some((system, value)) => {
+                        own = Some((REPORT_SYSTEM.to_owned(), format!("{system}|{value}|{service}")));
+                        Key::Identifiers(own.iter().cloned().collect())
+                    }
+                    None if service.is_empty() && time.is_empty() => Key::Identifiers(Vec::new()),
+                    None => within(patient, format!("report|{service}|{time}")),
+                }
+            }
+            "ServiceRequest" if first.id() == "RF1" => {
+                numbers(number("RF1", 6), within(patient, format!("referral|{}", text("RF1", 7))))
+            }
+            "ServiceRequest" => {
+                let service = text("OBR", 4);
+                match self.order_number(unit, &placed) {
+                    Some((system, value)) if !service.is_empty() => {
+                        own = Some((ORDER_SYSTEM.to_owned(), format!("{system}|{value}|{service}")));
+                        Key::Identifiers(own.iter().cloned().collect())
+                    }
+                    Some(number) => Key::Identifiers(vec![number]),
+                    None => {
+                        let time = [text("OBR", 6), text("OBR", 7), text("ORC", 9)].into_iter().find(|t| !t.is_empty());
+                        within(patient, format!("order|{service}|{}", time.unwrap_or_default()))
+                    }
+                }
+            }
+            "Observation" if first.id() == "OBX" => {
+                let what = first.field(3);
+                let part = |n| leaf(what.component(n)).unwrap_or_default();
+                let sub = whole(first.field(4)).unwrap_or_default();
+                let code = [part(1), part(2)].into_iter().find(|t| !t.is_empty()).unwrap_or_default();
+                let mut natural = format!("{code}|{}|{sub}", part(3));
+                if parent.is_none() {
+                    // Outside a report the time tells one measurement from the next.
+                    natural.push_str(&format!("|{}", leaf(first.field(14)).unwrap_or_default()));
+                }
+                within(parent.or(visit).or(patient), natural)
+            }
+            "Observation" => within(patient, format!("{}-7", first.id())),
+            "Specimen" => {
+                let id = |n| field("SPM", 2).and_then(|eip| pair(&self.context.entity_part(eip, n, ROLES[n - 1])?));
+                let natural = format!("specimen|{}|{}", text("SPM", 1), text("SPM", 4));
+                numbers(id(2).or_else(|| id(1)), within(parent.or(patient), natural))
+            }
+            "MedicationRequest" => {
+                let code = [text("RXE", 2), text("RXO", 1)].into_iter().find(|t| !t.is_empty()).unwrap_or_default();
+                let time = [text("ORC", 9), text("TQ1", 7)].into_iter().find(|t| !t.is_empty()).unwrap_or_default();
+                let placed = [("ORC", 2, "PLAC"), ("ORC", 3, "FILL")];
+                numbers(self.order_number(unit, &placed), within(patient, format!("medication|{code}|{time}")))
+            }
+            "MedicationDispense" => {
+                let natural = format!("dispense|{}|{}|{}", text("RXD", 1), text("RXD", 2), text("RXD", 3));
+                let order = self.order_number(unit, &[("ORC", 3, "FILL"), ("ORC", 2, "PLAC")]);
+                match order {
+                    Some((system, value)) => within(patient, format!("{natural}|{system}|{value}")),
+                    None => within(patient, natural),
+                }
+            }
+            "MedicationAdministration" => {
+                let order = self.order_number(unit, &[("ORC", 2, "PLAC"), ("ORC", 3, "FILL")]).unwrap_or_default();
+                let natural = format!("given|{}|{}|{}|{}", text("RXA", 5), text("RXA", 3), order.0, order.1);
+                within(patient, natural)
+            }
+            "Immunization" => {
+                let (code, time) = (text("RXA", 5), text("RXA", 3));
+                // 9999 is the registries' number for "not given here".
+                let order = self.order_number(unit, &[("ORC", 3, "FILL"), ("ORC", 2, "PLAC")]);
+                match order.filter(|(_, value)| value != "9999") {
+                    Some((system, value)) => {
+                        own = Some((IMMUNIZATION_SYSTEM.to_owned(), format!("{system}|{value}|{code}")));
+                        Key::Identifiers(own.iter().cloned().collect())
+                    }
+                    None => within(patient, format!("immunization|{code}|{time}")),
+                }
+            }
+            "Condition" => {
+                let (id, own_number) = match first.id() {
+                    "PRB" => ("PRB", number("PRB", 4)),
+                    _ => ("DG1", number("DG1", 20)),
+                };
+                let what = [text(id, 3), text(id, 4)].into_iter().find(|t| !t.is_empty()).unwrap_or_default();
+                let natural = format!("condition|{what}|{}", if id == "DG1" { text(id, 6) } else { String::new() });
+                numbers(own_number, within(visit.or(patient), natural))
+            }
+            "Procedure" => {
+                let natural = format!("procedure|{}|{}", text("PR1", 3), text("PR1", 5));
+                numbers(number("PR1", 19), within(visit.or(patient), natural))
+            }
+            "AllergyIntolerance" => {
+                let id = first.id();
+                let what = field(id, 3).and_then(whole).unwrap_or_default();
+                numbers(number("IAM", 7), within(patient, format!("allergy|{what}")))
+            }
+            "Coverage" => {
+                let natural = format!("coverage|{}|{}|{}", text("IN1", 2), text("IN1", 3), text("IN1", 36));
+                within(patient, natural)
+            }
+            "RelatedPerson" => {
+                let (id, name, kind) = if first.id() == "GT1" { ("GT1", 3, 11) } else { ("NK1", 2, 3) };
+                let who = field(id, name).map(|f| f.repetition(1)).and_then(whole).unwrap_or_default();
+                within(patient, format!("{id}|{who}|{}", text(id, kind)))
+            }
+            "Appointment" => {
+                let number = |n, role| field("SCH", n).and_then(|ei| pair(&self.context.order_number(ei, role)?));
+                Key::Identifiers([number(2, "FILL"), number(1, "PLAC")].into_iter().flatten().collect())
+            }
+            "DocumentReference" => {
+                let found = number("TXA", 12);
+                own.clone_from(&found);
+                numbers(found, within(patient, format!("document|{}|{}", text("TXA", 2), text("TXA", 4))))
+            }
+            "ChargeItem" => {
+                let natural = format!("charge|{}|{}|{}", text("FT1", 1), text("FT1", 4), text("FT1", 7));
+                within(visit.or(patient), natural)
+            }
+            _ => Key::Identifiers(Vec::new()),
+        };
+        // Twice the same in one message are two: told apart by their order.
+        let key = match key {
+            Key::Within { unit: parent, mut natural } if self.units[at].rtype == "Observation" => {
+                let count = counts.entry((Some(parent), natural.clone())).or_default();
+                *count += 1;
+                if *count > 1 {
+                    natural.push_str(&format!("#{count}"));
+                }
+                Key::Within { unit: parent, natural }
+            }
+            other => other,
+        };
+        if let Some((system, value)) = own {
+            let found_by = json!({"use": "secondary", "system": system, "value": value});
+            self.units[at].draft.push("identifier", Change::Add(vec![found_by]));
+        }
+        key
+    }
+
+    /// Subject, visit and what R4 demands, where the message did not say it.
+    fn complete(&mut self, at: usize) {
+        let unit = &self.units[at];
+        let Some(about) = about_of(unit.rtype) else { return };
+        let patient = unit.patient.map(|p| self.units[p].n);
+        let visit = unit.visit.map(|v| self.units[v].n);
+        let place = unit.segments[0];
+        let n = unit.n;
+        match patient {
+            Some(patient) if !about.subject.is_empty() => default(&mut self.units[at].draft, about.subject, patient),
+            None if matches!(about.rtype, "Observation" | "DiagnosticReport") => {
+                let text = "a result without a usable patient: it is kept without one until a person matches it";
+                self.tag(n, place_of(place), "patient-missing", text);
+            }
+            _ => {}
+        }
+        if let (Some(visit), false) = (visit, about.visit.is_empty()) {
+            default(&mut self.units[at].draft, about.visit, visit);
+        }
+        if let (Some(visit), "DocumentReference") = (visit, about.rtype) {
+            super::rows::append(&mut self.units[at].draft, "context.encounter", resource_reference(visit));
+        }
+        let draft = &mut self.units[at].draft;
+        for (path, value) in demanded(about.rtype) {
+            draft.push(path, Change::Default(value));
+        }
+        match about.rtype {
+            "DiagnosticReport" => self.report_code(at),
+            "AllergyIntolerance" => allergy(draft),
+            "Immunization" if !said(draft, "occurrenceDateTime") => {
+                draft.push("occurrenceString", Change::Default(Value::from("not told by the sender")));
+            }
+            _ => {}
+        }
+    }
+
+    fn report_code(&mut self, at: usize) {
+        let unit = &self.units[at];
+        let n = unit.n;
+        let Some(obr) = segment_of(unit, "OBR") else { return };
+        if self.context.concept(obr.field(4), super::plan::vocabulary("")).is_none() {
+            let text = "the report does not say which service it is: OBR-4 is empty";
+            self.tag(n, format!("{}-4", place_of(obr)), "code-missing", text);
+        }
+    }
+}
+
+const ROLES: [&str; 2] = ["PLAC", "FILL"];
+
+/// Elements without which a resource is none, and what is said where the message says nothing.
+fn demanded(rtype: &str) -> Vec<(&'static str, Value)> {
+    let unnamed = || json!({"text": "not named by the sender"});
+    match rtype {
+        "Encounter" => vec![("class", coding(vocabulary::NULL_FLAVOR, "UNK", Some("unknown")))],
+        "DiagnosticReport" => vec![("status", json!("unknown")), ("code", unnamed())],
+        "ServiceRequest" => vec![("status", json!("unknown")), ("intent", json!("order"))],
+        "MedicationRequest" => {
+            vec![("status", json!("unknown")), ("intent", json!("order")), ("medicationCodeableConcept", unnamed())]
+        }
+        "MedicationDispense" => vec![("status", json!("unknown")), ("medicationCodeableConcept", unnamed())],
+        "MedicationAdministration" => {
+            vec![("status", json!("unknown")), ("medicationCodeableConcept", unnamed())]
+        }
+        "Immunization" => vec![("status", json!("completed")), ("vaccineCode", unnamed())],
+        "Procedure" => vec![("status", json!("completed"))],
+        "Coverage" => vec![
+            ("status", json!("active")),
+            ("payor", json!([{"type": "Organization", "display": "not named by the sender"}])),
+        ],
+        "Account" => vec![("status", json!("active"))],
+        "ChargeItem" => vec![("status", json!("billable")), ("code", unnamed())],
+        "DocumentReference" => vec![
+            ("status", json!("current")),
+            ("content", json!([{"attachment": {"title": "the document itself was not sent"}}])),
+        ],
+        _ => Vec::new(),
+    }
+}
+
+/// A reaction needs its manifestation (R4 AllergyIntolerance); an allergy in error has no clinical status (ait-2).
+fn allergy(draft: &mut Draft) {
+    let unknown = json!([{"extension": [{
+        "url": "http://hl7.org/fhir/StructureDefinition/data-absent-reason", "valueCode": "unknown"
+    }]}]);
+    let mut in_error = false;
+    for field in &mut draft.fields {
+        if let Change::Items { values, .. } = &mut field.change {
+            if field.path == "reaction" {
+                for reaction in values.iter_mut().filter_map(Value::as_object_mut) {
+                    if !reaction.contains_key("manifestation") {
+                        reaction.push("manifestation", unknown.clone());
+                    }
+                }
+            }
+            in_error |= field.path == "verificationStatus.coding"
+                && values.iter().any(|v| v.get("code").and_then(Value::as_str) == Some("entered-in-error"));
+        }
+    }
+    if in_error {
+        draft.fields.retain(|field| !field.path.starts_with("clinicalStatus"));
+        draft.push("clinicalStatus", Change::Remove);
+    }
+}
+
+/// Whether the draft says something of this element.
+pub(super) fn said(draft: &Draft, path: &str) -> bool {
+    draft.fields.iter().any(|field| field.path == path && !matches!(field.change, Change::Default(_)))
+}
+
+fn default(draft: &mut Draft, path: &'static str, to: u32) {
+    if !said(draft, path) {
+        draft.push(path, Change::Set(resource_reference(to)));
+    }
+}
+
+/// The last segment of this id that speaks of the unit.
+pub(super) fn segment_of<'m>(unit: &Making<'m>, id: &str) -> Option<Segment<'m>> {
+    unit.segments.iter().rev().find(|s| s.id() == id).copied()
+}
+
+/// (system, value) of an identifier.
+pub(super) fn pair(identifier: &Value) -> Option<(String, String)> {
+    let part = |name| identifier.get(name).and_then(Value::as_str).map(str::to_owned);
+    Some((part("system")?, part("value")?))
+}
+
+/// Type, parent unit, and number or natural key.
+type Name = (&'static str, Option<u32>, String, String);
+
+/// The units of the message, each with what it is found by. A message that speaks twice of one resource says it all of
+/// that one: the later draft follows the earlier.
+pub(super) fn finish(builder: &mut Builder<'_>) -> Vec<Unit> {
+    let mut order: Vec<usize> = (0..builder.units.len()).collect();
+    order.sort_by_key(|at| builder.units[*at].n);
+    let mut counts = HashMap::new();
+    let mut named: HashMap<Name, usize> = HashMap::new();
+    let mut same: HashMap<u32, u32> = HashMap::new();
+    let mut units: Vec<Unit> = Vec::with_capacity(order.len());
+    for at in order {
+        builder.complete(at);
+        let mut key = builder.key(at, &mut counts);
+        if let Key::Within { unit, .. } = &mut key
+            && let Some(first) = same.get(unit)
+        {
+            *unit = *first;
+        }
+        let making = &mut builder.units[at];
+        let draft = std::mem::replace(&mut making.draft, Draft::new(making.rtype, Policy::CreateOnly));
+        let names: Vec<Name> = match &key {
+            Key::Identifiers(numbers) => {
+                numbers.iter().map(|(s, v)| (making.rtype, None, s.clone(), v.clone())).collect()
+            }
+            Key::Within { unit, natural } => vec![(making.rtype, Some(*unit), String::new(), natural.clone())],
+        };
+        if let Some(at) = names.iter().find_map(|name| named.get(name)).copied() {
+            let first: &mut Unit = &mut units[at];
+            same.insert(making.n, first.n);
+            first.draft.follow(draft);
+            continue;
+        }
+        named.extend(names.into_iter().map(|name| (name, units.len())));
+        units.push(Unit { n: making.n, place: place_of(making.segments[0]), key, draft });
+    }
+    if !same.is_empty() {
+        for unit in &mut units {
+            unit.draft.fields.iter_mut().for_each(|field: &mut Field| redirect(field, &same));
+        }
+    }
+    for unit in &mut units {
+        unit.draft.clock = builder.event.clock;
+        unit.draft.keep_to(builder.context.sender.authority);
+    }
+    units
+}
+
