@@ -464,10 +464,16 @@ mod tests {
     #[test]
     fn references_and_patterns() {
         assert_eq!(
-            references("DiagnosticReport.result.reference=Observation[2].id Observation[2].subject.id=Patient[1].id", "Observation[2]"),
+            references(
+                "DiagnosticReport.result.reference=Observation[2].id Observation[2].subject.id=Patient[1].id",
+                "Observation[2]"
+            ),
             "DiagnosticReport#1.result=Observation#2;Observation#2.subject=Patient#1"
         );
-        assert_eq!(references("Coverage.beneficiary.reference=Patient[1].id", "Coverage[1]"), "Coverage#1.beneficiary=Patient#1");
+        assert_eq!(
+            references("Coverage.beneficiary.reference=Patient[1].id", "Coverage[1]"),
+            "Coverage#1.beneficiary=Patient#1"
+        );
         assert!(like("*[Provenance*", "MSH[Provenance-Source]") && !like("PV1*", "PV2[Encounter]"));
         assert_eq!(csv("a,\"b \"\"c\"\"\nd\",e\n"), vec![vec!["a", "b \"c\"\nd", "e"]]);
     }

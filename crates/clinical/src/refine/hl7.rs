@@ -278,7 +278,9 @@ fn is_critical(unit: &Unit) -> bool {
                     has_critical_code(value)
                 }
                 v2::Change::Items { values, .. } | v2::Change::Add(values) => values.iter().any(has_critical_code),
-                v2::Change::Remove | v2::Change::RemoveItems { .. } | v2::Change::Take(_) => false,
+                v2::Change::Remove | v2::Change::RemoveItems { .. } | v2::Change::Take(_) | v2::Change::Restore(_) => {
+                    false
+                }
             }
     })
 }

@@ -78,6 +78,8 @@ pub(super) struct Builder<'m> {
     instances: Vec<Instance>,
     /// The instance of the segment at work.
     pub at: usize,
+    /// A segment, and how many numbers of its resources were given.
+    numbered: (usize, u32),
     fates: Vec<FieldFate>,
     fates_max: usize,
     pub problems: Vec<Problem>,
@@ -121,6 +123,7 @@ impl<'m> Builder<'m> {
             laid: Vec::new(),
             instances: vec![Instance { group: 0, parent: 0, from: 0, to: usize::MAX }],
             at: 0,
+            numbered: (usize::MAX, 0),
             fates: Vec::new(),
             fates_max: limits.hl7_segments_max.saturating_mul(4),
             problems: Vec::new(),
@@ -135,7 +138,6 @@ impl<'m> Builder<'m> {
                 for segment in self.message.segments() {
                     self.segment(structure, segment);
                 }
-                self.after_all();
             }
             None => self.unmapped_type(),
         }
@@ -149,11 +151,8 @@ impl<'m> Builder<'m> {
         let mut at: Option<usize> = None;
         let mut seen: HashSet<(usize, usize)> = HashSet::new();
         for segment in self.message.segments() {
-            let next = if segment.is_segment() && segment.id() != "MSH" {
-                structure.next(at, segment.id())
-            } else {
-                None
-            };
+            let next =
+                if segment.is_segment() && segment.id() != "MSH" { structure.next(at, segment.id()) } else { None };
             let Some((place, mut begins)) = next else {
                 self.laid.push(Laid { place: None, instance: open.last().copied().unwrap_or(0), begins: None });
                 continue;
@@ -161,9 +160,8 @@ impl<'m> Builder<'m> {
             let mut chain: Vec<usize> = structure.chain(place).collect();
             chain.reverse();
             let same = |begins: Option<usize>, instances: &[Instance], open: &[usize]| {
-                let kept = |(open, group): &(&usize, &usize)| {
-                    instances[**open].group == **group && Some(**group) != begins
-                };
+                let kept =
+                    |(open, group): &(&usize, &usize)| instances[**open].group == **group && Some(**group) != begins;
                 open.iter().zip(&chain).take_while(kept).count()
             };
             let mut keep = same(begins, &self.instances, &open);
@@ -274,14 +272,18 @@ impl<'m> Builder<'m> {
     /// The unit a task speaks of, made where it is not there yet.
     fn target(&mut self, segment: Segment<'m>, place: Option<usize>, task: &Task) -> Result<Option<usize>, Refusal> {
         match task.target {
-            Target::Before => Ok(self.units.len().checked_sub(1).filter(|_| !self.spoken.is_empty()).map(|last| {
-                self.spoken.last().map_or(last, |(_, unit)| *unit)
-            })),
+            Target::Before => Ok(self
+                .units
+                .len()
+                .checked_sub(1)
+                .filter(|_| !self.spoken.is_empty())
+                .map(|last| self.spoken.last().map_or(last, |(_, unit)| *unit))),
             Target::Latest(rtype) => Ok(self.latest(rtype)),
             Target::Named(name, rtype) => {
                 let anew = match self.structure.and_then(|s| s.homes.get(name)) {
                     Some(Home::Place(home)) => place == Some(*home) && !self.made_by(name, segment),
-                    None => !self.made_by(name, segment) && place.is_none(),
+                    // Of our defaults: another of the same segment begins another.
+                    None => self.spoke_already(name, segment),
                     Some(Home::Group(_)) => false,
                 };
                 match self.names.get(name) {
@@ -299,15 +301,26 @@ impl<'m> Builder<'m> {
             if self.units[*unit].segments.first().is_some_and(|s| s.index() == segment.index()))
     }
 
+    /// Whether an earlier segment of the same id speaks of what the name means.
+    fn spoke_already(&self, name: &str, segment: Segment<'m>) -> bool {
+        matches!(self.names.get(name), Some(Named::Unit(unit)) if self.units[*unit]
+            .segments
+            .iter()
+            .any(|s| s.id() == segment.id() && s.index() != segment.index()))
+            || self.names.get(name) == Some(&Named::Refused)
+    }
+
     fn make(&mut self, segment: Segment<'m>, name: &'static str, rtype: &'static str) -> Result<usize, Refusal> {
         let patient = if rtype == "Patient" { None } else { self.latest("Patient") };
-        if let Err(refusal) = self.admit(segment, rtype, patient) {
-            self.names.insert(name, Named::Refused);
+        let patient_comes = patient.is_none() && self.patient_comes(segment);
+        let n = self.next_number(segment);
+        if let Err(refusal) = self.admit(segment, rtype, patient, patient_comes) {
+            // A segment that only says more of a resource does not speak for the one that begins it.
+            if super::resources::begins(rtype, segment.id()) {
+                self.names.insert(name, Named::Refused);
+            }
             return Err(refusal);
         }
-        let number = unit_number(segment);
-        let others = self.units.iter().rev().take_while(|u| u.n >= number).count();
-        let n = number + u32::try_from(others).unwrap_or(UNITS_PER_SEGMENT - 1).min(UNITS_PER_SEGMENT - 1);
         let visit = self.latest("Encounter").filter(|v| self.units[*v].patient == patient);
         let draft = Draft::new(rtype, self.effect.policy(rtype));
         self.units.push(Making { n, rtype, draft, segments: vec![segment], patient, visit, parent: None });
@@ -315,6 +328,22 @@ impl<'m> Builder<'m> {
         self.names.insert(name, Named::Unit(unit));
         self.spoken.push((name, unit));
         Ok(unit)
+    }
+
+    /// A number for the segment's next resource, be it made or set aside.
+    fn next_number(&mut self, segment: Segment<'m>) -> u32 {
+        if self.numbered.0 != segment.index() {
+            self.numbered = (segment.index(), 0);
+        }
+        let n = unit_number(segment) + self.numbered.1.min(UNITS_PER_SEGMENT - 1);
+        self.numbered.1 += 1;
+        n
+    }
+
+    /// Whether a usable PID stands after the segment, and none before it.
+    fn patient_comes(&self, segment: Segment<'m>) -> bool {
+        let mut pids = self.message.segments().filter(|s| s.id() == "PID");
+        pids.next().is_some_and(|pid| pid.index() > segment.index() && !self.person_numbers(pid, &[3, 2]).is_empty())
     }
 
     /// The latest living unit of a type.
@@ -326,7 +355,8 @@ impl<'m> Builder<'m> {
         let fate = match refusal {
             Refusal::Kept(reason) => Fate::Kept(reason),
             Refusal::SetAside(field, fault, critical) => {
-                self.set_aside(segment, field, &fault, critical);
+                let n = unit_number(segment) + self.numbered.1.saturating_sub(1).min(UNITS_PER_SEGMENT - 1);
+                self.set_aside(n, segment, field, &fault, critical);
                 SET_ASIDE
             }
         };
@@ -344,7 +374,8 @@ impl<'m> Builder<'m> {
             return;
         }
         let (from_type, to_n) = (self.units[from].rtype, self.units[to].n);
-        if matches!(link.path, "result" | "supportingInfo" | "supportingInformation") && self.units[to].parent.is_none() {
+        if matches!(link.path, "result" | "supportingInfo" | "supportingInformation") && self.units[to].parent.is_none()
+        {
             self.units[to].parent = Some(from);
         }
         if link.path == "partOf" && self.units[from].parent.is_none() {
@@ -450,10 +481,10 @@ impl<'m> Builder<'m> {
     }
 
     /// Tells that the segment's unit is set aside.
-    pub fn set_aside(&mut self, segment: Segment<'m>, field: usize, fault: &Fault, critical: bool) {
+    fn set_aside(&mut self, unit: u32, segment: Segment<'m>, field: usize, fault: &Fault, critical: bool) {
         let place = if field == 0 { place_of(segment) } else { format!("{}-{field}", place_of(segment)) };
         self.problems.push(Problem {
-            unit: unit_number(segment),
+            unit,
             place,
             code: fault.code,
             text: fault.text.to_owned(),

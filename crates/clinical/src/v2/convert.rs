@@ -448,7 +448,12 @@ impl Context<'_> {
         for n in [1, 4] {
             codings.extend(self.coding_at(cwe, n, vocabulary));
         }
-        codings.extend(codings_of_vocabulary(leaf(cwe.component(1)).as_deref(), vocabulary));
+        if let Some(mapped) = codings_of_vocabulary(leaf(cwe.component(1)).as_deref(), vocabulary) {
+            let same = |c: &Value| ["system", "code"].iter().all(|part| c.get(part) == mapped.get(part));
+            if !codings.iter().any(same) {
+                codings.push(mapped);
+            }
+        }
         let said = leaf(cwe.component(9)).or_else(|| leaf(cwe.component(2)));
         let said = said.or_else(|| leaf(cwe.component(1)).filter(|_| codings.is_empty() || !has_system(&codings)));
         object([("coding", list(codings)), ("text", text(said))])

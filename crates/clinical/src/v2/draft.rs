@@ -39,6 +39,8 @@ pub enum Change {
     Add(Vec<Value>),
     /// Takes items away by their content.
     Take(Vec<Value>),
+    /// Takes this item away; where it was there, the resource is in use again (`active` false goes).
+    Restore(Value),
     /// Removes what the field said before.
     RemoveItems {
         field: String,
@@ -117,7 +119,7 @@ impl Field {
         match &self.change {
             Change::Items { field, .. } | Change::RemoveItems { field } => Some(field),
             Change::Set(_) | Change::SetUnless(..) | Change::Default(_) | Change::Remove => Some(""),
-            Change::Add(_) | Change::Take(_) => None,
+            Change::Add(_) | Change::Take(_) | Change::Restore(_) => None,
         }
     }
 
@@ -151,7 +153,7 @@ impl Draft {
         let mut units = Vec::new();
         for field in &self.fields {
             match &field.change {
-                Change::Set(value) | Change::SetUnless(value, _) | Change::Default(value) => {
+                Change::Set(value) | Change::SetUnless(value, _) | Change::Default(value) | Change::Restore(value) => {
                     units_of(value, &mut units);
                 }
                 Change::Items { values, .. } | Change::Add(values) | Change::Take(values) => {
@@ -242,7 +244,7 @@ impl Draft {
                     true
                 }
                 Change::Default(_) | Change::Add(_) => true,
-                Change::Take(_) | Change::RemoveItems { .. } | Change::Remove => false,
+                Change::Take(_) | Change::Restore(_) | Change::RemoveItems { .. } | Change::Remove => false,
             }
         });
     }
@@ -268,7 +270,7 @@ impl Draft {
             Change::Default(value) => {
                 let value = resolved(value, resolve).ok_or(ApplyError::ParentMissing)?;
                 let place = slot(resource, field.path);
-                if place.is_null() {
+                if is_empty(place) {
                     *place = value;
                 }
             }
@@ -281,8 +283,18 @@ impl Draft {
                 add(slot(resource, field.path), values.iter().filter_map(|v| resolved(v, resolve)).collect());
             }
             Change::Take(values) => {
-                let gone: HashSet<String> = values.iter().filter_map(|v| resolved(v, resolve)).map(|v| content(&v)).collect();
+                let gone: HashSet<String> =
+                    values.iter().filter_map(|v| resolved(v, resolve)).map(|v| content(&v)).collect();
                 items(slot(resource, field.path)).retain(|item| !gone.contains(&content(item)));
+            }
+            Change::Restore(value) => {
+                let Some(gone) = resolved(value, resolve).map(|v| content(&v)) else { return Ok(()) };
+                let list = items(slot(resource, field.path));
+                let before = list.len();
+                list.retain(|item| content(item) != gone);
+                if list.len() < before {
+                    resource.remove("active");
+                }
             }
             Change::Remove if REQUIRED.contains(&(self.rtype, field.path)) => {}
             Change::Remove => {
@@ -345,7 +357,8 @@ impl Stamps {
         });
         let mut words = text.unwrap_or_default().split(' ');
         let base = words.next().and_then(|n| n.parse().ok());
-        let others = words.filter_map(|w| w.rsplit_once('=')).filter_map(|(k, t)| Some((k.to_owned(), t.parse().ok()?)));
+        let others =
+            words.filter_map(|w| w.rsplit_once('=')).filter_map(|(k, t)| Some((k.to_owned(), t.parse().ok()?)));
         // What somebody wrote by the API has no stamps of ours: it stands from when it was written.
         let written = || {
             let at = resource.get("meta").and_then(|m| m.get("lastUpdated")).and_then(Value::as_str)?;
@@ -399,7 +412,9 @@ impl Stamps {
 /// Leads references to units that are one with another to that other.
 pub fn redirect(field: &mut Field, same: &HashMap<u32, u32>) {
     match &mut field.change {
-        Change::Set(value) | Change::SetUnless(value, _) | Change::Default(value) => redirect_value(value, same),
+        Change::Set(value) | Change::SetUnless(value, _) | Change::Default(value) | Change::Restore(value) => {
+            redirect_value(value, same);
+        }
         Change::Items { values, .. } | Change::Add(values) | Change::Take(values) => {
             values.iter_mut().for_each(|v| redirect_value(v, same));
         }

@@ -12,7 +12,9 @@ pub enum Subject {
     Person,
     Account,
     Visit,
-    /// Orders, results and the like, which name a patient and a visit by the way.
+    /// Results, which make an order known and change none.
+    Result,
+    /// Orders and the like, which name a patient and a visit by the way.
     Other,
 }
 
@@ -60,18 +62,15 @@ pub struct Effect {
 }
 
 impl Effect {
-    pub const NOTHING: Effect = Effect {
-        subject: Subject::Other,
-        patient: PatientEffect::CreateOnly,
-        visit: VisitEffect::None,
-        inverse: "",
-    };
+    pub const NOTHING: Effect =
+        Effect { subject: Subject::Other, patient: PatientEffect::CreateOnly, visit: VisitEffect::None, inverse: "" };
 
     /// Whether a message of the event may change resources of a type, or only make them known.
     pub fn policy(&self, rtype: &str) -> Policy {
         match rtype {
             "Patient" | "Account" if self.patient == PatientEffect::CreateOnly => Policy::CreateOnly,
             "Encounter" if self.visit == VisitEffect::CreateOnly => Policy::CreateOnly,
+            "ServiceRequest" if self.subject == Subject::Result => Policy::CreateOnly,
             _ => Policy::CreateOrUpdate,
         }
     }
@@ -153,9 +152,7 @@ const ADT: &[Row] = {
 };
 
 /// Types of message other than ADT: they make a patient and a visit known and change neither.
-const OTHERS: &[&str] = &[
-    "ORU", "ORM", "OML", "OMG", "OUL", "MDM", "VXU", "SIU", "DFT", "RDE", "RDS", "RAS", "REF", "PPR",
-];
+const OTHERS: &[&str] = &["ORM", "OML", "OMG", "MDM", "VXU", "SIU", "DFT", "RDE", "RDS", "RAS", "REF", "PPR"];
 
 /// The effect of an event, `None` where there is no map for it.
 pub fn effect(code: &str, trigger: &str) -> Option<Effect> {
@@ -168,6 +165,7 @@ pub fn effect(code: &str, trigger: &str) -> Option<Effect> {
             inverse,
         }),
         "BAR" => Some(Effect { subject: Subject::Account, patient, visit, inverse: "" }),
+        "ORU" | "OUL" => Some(Effect { subject: Subject::Result, patient, visit, inverse: "" }),
         _ if OTHERS.contains(&code) => Some(Effect { subject: Subject::Other, patient, visit, inverse: "" }),
         _ => None,
     }

@@ -5,16 +5,16 @@ use fhir::json;
 use fhir::json::Value;
 use hl7v2::Segment;
 
+use super::Fate;
 use super::build::{Builder, Named, place_of, unit_number};
 use super::convert::{Said, coding, leaf};
 use super::draft::{Change, Policy, resource_reference};
-use super::events::{self, PatientEffect, Subject, VisitEffect, status_shown};
+use super::events::{self, PatientEffect, VisitEffect, status_shown};
 use super::plan::vocabulary as codes;
 use super::resources::segment_of;
 use super::rows::{append, push_items};
 use super::value::{self, Observed, Units};
 use super::vocabulary::{self, is_critical};
-use super::{Fate, Key};
 
 /// OBX-8 says that a person must act now.
 pub(super) fn is_critical_result(segment: Segment<'_>) -> bool {
@@ -26,11 +26,12 @@ impl<'m> Builder<'m> {
         match map {
             "PID[Patient]" => self.person(segment, unit, fates),
             "MRG[Patient]" => self.merged(segment, unit, fates),
+            "MRG[Account]" | "MRG[Encounter]" => self.ended(segment, unit, fates),
             "PV1[Encounter]" => self.visit(segment, unit),
             "OBX[Observation]" => self.observation(segment, unit, fates),
             "OBX[DocumentReference]" => self.document_part(segment, unit),
             "SCH[Appointment]" => self.appointment(segment, unit),
-            "PD1[Observation-LivingWill]" => {}
+            "PD1[Observation-LivingWill]" => self.units[unit].draft.set("status", "final"),
             "OBR[DiagnosticReport]" => self.based_on(segment, unit),
             _ => {}
         }
@@ -52,14 +53,21 @@ impl<'m> Builder<'m> {
         }
         // Two records of one message that are of one person, or are not (A24, A37).
         let link = matches!(self.effect.patient, PatientEffect::Link | PatientEffect::Unlink);
-        if link && let Some(Named::Unit(other)) = self.names.get("Patient#1").copied().filter(|n| *n != Named::Unit(unit))
+        if link
+            && let Some(Named::Unit(other)) = self.names.get("Patient#1").copied().filter(|n| *n != Named::Unit(unit))
         {
             for (this, that) in [(unit, other), (other, unit)] {
+                let that_n = self.units[that].n;
                 let item = json!({"other": (resource_reference(self.units[that].n)), "type": "seealso"});
-                match self.effect.patient {
-                    PatientEffect::Link => append(&mut self.units[this].draft, "link", item),
-                    _ => self.units[this].draft.push("link", Change::Take(vec![item])),
+                let draft = &mut self.units[this].draft;
+                if self.effect.patient == PatientEffect::Link {
+                    append(draft, "link", item);
+                    continue;
                 }
+                // Taken back whatever joined the two: a link, or a merge either way.
+                let other = |kind: &str| json!({"other": (resource_reference(that_n)), "type": kind});
+                draft.push("link", Change::Take(vec![item, other("replaces")]));
+                draft.push("link", Change::Restore(other("replaced-by")));
             }
         }
     }
@@ -127,29 +135,22 @@ impl<'m> Builder<'m> {
     }
 
     fn survivor(&self, loser: usize) -> Option<usize> {
-        (0..loser).rev().find(|at| {
-            self.units[*at].rtype == "Patient" && self.units[*at].segments[0].id() == "PID"
-        })
+        (0..loser).rev().find(|at| self.units[*at].rtype == "Patient" && self.units[*at].segments[0].id() == "PID")
     }
 
-    /// What is read of MRG beside patients: accounts and visits that end (A35, A41, A42, A45, A49 to A51).
-    pub(super) fn after_all(&mut self) {
-        let merges: Vec<Segment<'m>> = self.message.segments().filter(|s| s.id() == "MRG").collect();
-        if self.effect.subject == Subject::Account && matches!(self.event.trigger.as_str(), "A35" | "A41") {
-            for segment in merges {
-                self.account_merged(segment);
-            }
-        }
-    }
-
-    /// MRG-3 names an account that becomes part of the one in PID-18: it stays, inactive, its number known.
-    fn account_merged(&mut self, segment: Segment<'m>) {
-        let Some(identifier) = self.context.identifier(segment.field(3).repetition(1), "AN") else { return };
-        let Some(number) = super::resources::pair(&identifier) else { return };
-        let Some(survivor) = self.units.iter().rposition(|u| u.rtype == "Account") else { return };
-        self.units[survivor].draft.push("identifier", Change::Add(vec![identifier]));
-        // The account that ends has a number of its own to be found by; it is the survivor's from now on.
-        let _ = Key::Identifiers(vec![number]);
+    /// MRG-3 names an account that becomes part of the one in PID-18, MRG-5 a visit that becomes part of the one in PV1-19
+    /// (A35, A41, A42): both stay, found by their numbers, and lead to the one that goes on.
+    fn ended(&mut self, segment: Segment<'m>, unit: usize, fates: &mut [Option<Fate>]) {
+        let (field, kind, status) = match self.units[unit].rtype {
+            "Account" => (3, "AN", "inactive"),
+            _ => (5, "VN", "entered-in-error"),
+        };
+        let Some(identifier) = self.context.identifier(segment.field(field).repetition(1), kind) else { return };
+        let draft = &mut self.units[unit].draft;
+        draft.policy = Policy::CreateOrUpdate;
+        draft.push("identifier", Change::Add(vec![identifier]));
+        draft.set("status", status);
+        fates[field] = Some(Fate::Mapped(format!("{}.identifier", self.units[unit].rtype)));
     }
 
     fn visit(&mut self, segment: Segment<'m>, unit: usize) {
@@ -221,13 +222,7 @@ impl<'m> Builder<'m> {
         self.when_and_what_kind(segment, unit);
     }
 
-    fn observation_status(
-        &mut self,
-        segment: Segment<'m>,
-        unit: usize,
-        valued: bool,
-        fates: &mut [Option<Fate>],
-    ) {
+    fn observation_status(&mut self, segment: Segment<'m>, unit: usize, valued: bool, fates: &mut [Option<Fate>]) {
         let sent = leaf(segment.field(11));
         let known = sent.as_deref().and_then(|s| codes("ObservationResultStatusCodesInterpretation").code(s));
         let draft = &mut self.units[unit].draft;
@@ -329,9 +324,11 @@ impl<'m> Builder<'m> {
         let title = self.context.words(segment.field(3));
         let attachment = match kind.as_str() {
             "ED" | "RP" => match value::read(&self.context, &kind, segment.field(5), &Units::none(), &Value::Null) {
-                Ok(Some(observed)) => observed.value.path(&["0", "valueAttachment"]).cloned().or_else(|| {
-                    observed.value.as_str().map(value::text_attachment)
-                }),
+                Ok(Some(observed)) => observed
+                    .value
+                    .path(&["0", "valueAttachment"])
+                    .cloned()
+                    .or_else(|| observed.value.as_str().map(value::text_attachment)),
                 Ok(None) => None,
                 Err(fault) => {
                     self.tag(unit_number(segment), format!("{}-5", place_of(segment)), fault.code, fault.text);
@@ -390,4 +387,3 @@ fn left(draft: &mut super::Draft) {
         }
     }
 }
-

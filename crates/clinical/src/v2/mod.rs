@@ -11,6 +11,7 @@
 //! ```
 //! Never reads silver, never mints ids: the refiner does (`refine`). Every valued field has a fate.
 
+mod account;
 mod build;
 mod convert;
 mod draft;
@@ -25,6 +26,8 @@ mod value;
 mod vocabulary;
 
 #[cfg(test)]
+mod samples;
+#[cfg(test)]
 mod tests;
 
 use std::collections::BTreeMap;
@@ -33,6 +36,7 @@ use base::{Limits, Timestamp};
 use hl7v2::Message;
 use hl7v2::time::Offset;
 
+pub use account::{Covered, Totals, coverage, coverage_table, preview};
 pub use draft::{ApplyError, Change, Draft, Field, Policy, resource_reference};
 
 /// What the source's configuration says about how it speaks.

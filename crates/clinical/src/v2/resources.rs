@@ -10,9 +10,9 @@ use hl7v2::Segment;
 use super::build::{Builder, Making, Refusal, place_of};
 use super::convert::{Fault, coding, fault, leaf, whole};
 use super::draft::{Change, Draft, Field, Policy, redirect, resource_reference};
-use super::events::{PatientEffect, VisitEffect};
+use super::events::{PatientEffect, Subject, VisitEffect};
 use super::vocabulary::{self, NOT_PERSON_NUMBERS};
-use super::{Key, Unit, value};
+use super::{Key, Problem, Severity, Unit, value};
 
 /// Numbers by which a patient is looked for; a message with more is not an ordinary one.
 const KEYS_MAX: usize = 16;
@@ -58,7 +58,7 @@ const ABOUT: &[About] = &[
 
 /// The segments that may begin a resource; others only say more of one.
 const MAKERS: &[(&str, &[&str])] = &[
-    ("Account", &["PID"]),
+    ("Account", &["PID", "MRG"]),
     ("AllergyIntolerance", &["AL1", "IAM"]),
     ("Appointment", &["SCH"]),
     ("ChargeItem", &["FT1"]),
@@ -66,7 +66,7 @@ const MAKERS: &[(&str, &[&str])] = &[
     ("Coverage", &["IN1"]),
     ("DiagnosticReport", &["ORC", "OBR"]),
     ("DocumentReference", &["TXA"]),
-    ("Encounter", &["PV1"]),
+    ("Encounter", &["PV1", "MRG"]),
     ("Immunization", &["ORC", "RXA"]),
     ("MedicationAdministration", &["ORC", "RXA"]),
     ("MedicationDispense", &["ORC", "RXD"]),
@@ -79,16 +79,26 @@ const MAKERS: &[(&str, &[&str])] = &[
     ("Specimen", &["SPM", "OBR"]),
 ];
 
+/// Whether a segment may begin a resource of the type.
+pub(super) fn begins(rtype: &str, id: &str) -> bool {
+    MAKERS.iter().find(|(of, _)| *of == rtype).is_none_or(|(_, makers)| makers.contains(&id))
+}
+
 fn about_of(rtype: &str) -> Option<&'static About> {
     ABOUT.iter().find(|about| about.rtype == rtype)
 }
 
 impl<'m> Builder<'m> {
     /// Whether a segment may make a resource of this type.
-    pub(super) fn admit(&self, segment: Segment<'m>, rtype: &str, patient: Option<usize>) -> Result<(), Refusal> {
+    pub(super) fn admit(
+        &self,
+        segment: Segment<'m>,
+        rtype: &str,
+        patient: Option<usize>,
+        patient_comes: bool,
+    ) -> Result<(), Refusal> {
         let aside = |field, fault| Err(Refusal::SetAside(field, fault, false));
-        let makers = MAKERS.iter().find(|(of, _)| *of == rtype).map(|(_, makers)| *makers);
-        if makers.is_some_and(|makers| !makers.contains(&segment.id())) {
+        if !begins(rtype, segment.id()) {
             return Err(Refusal::Kept("what it belongs to is not mapped in this message"));
         }
         match (rtype, segment.id()) {
@@ -98,11 +108,25 @@ impl<'m> Builder<'m> {
                 aside(3, fault("patient-unidentified", text))
             }
             ("Patient", _) => Ok(()),
-            ("Encounter", _) => self.admit_visit(segment, patient),
             ("Observation", "OBX") => self.admit_observation(segment),
+            ("ServiceRequest", _) if patient.is_none() && self.effect.subject == Subject::Result => {
+                Err(Refusal::Kept("a result without a usable patient makes no order known"))
+            }
+            ("Account", "MRG") if !matches!(self.event.trigger.as_str(), "A35" | "A41") => {
+                Err(Refusal::Kept("the event merges no account"))
+            }
+            ("Account", "MRG") if !segment.field(3).is_value() => {
+                aside(3, fault("merge-without-loser", "a merge that does not say which account ends: MRG-3 is empty"))
+            }
+            ("Encounter", "MRG") if self.event.trigger != "A42" => Err(Refusal::Kept("the event merges no visit")),
+            ("Encounter", "MRG") if !segment.field(5).is_value() => {
+                aside(5, fault("merge-without-loser", "a merge that does not say which visit ends: MRG-5 is empty"))
+            }
+            ("Encounter" | "Account", "MRG") => Ok(()),
+            ("Encounter", _) => self.admit_visit(segment, patient),
             ("Account", _) if patient.is_none() => Err(Refusal::Kept("it names no patient that can be used")),
             ("Account", _) if !segment.field(18).is_value() => Err(Refusal::Kept("it names no account")),
-            _ if patient.is_none() && about_of(rtype).is_some_and(|about| about.needs_patient) => {
+            _ if patient.is_none() && !patient_comes && about_of(rtype).is_some_and(|about| about.needs_patient) => {
                 let text = "it needs a patient, and the message names none that can be used";
                 aside(0, fault("patient-missing", text))
             }
@@ -216,7 +240,9 @@ impl<'m> Builder<'m> {
     fn key(&mut self, at: usize, counts: &mut HashMap<(Option<u32>, String), u32>) -> Key {
         let unit = &self.units[at];
         let first = unit.segments[0];
-        let patient = unit.patient.map(|p| self.units[p].n);
+        let trigger = self.event.trigger.as_str();
+        let before = |builder: &Self| builder.message.segments().find(|s| s.id() == "MRG");
+        let patient = unit.patient.map(|p| self.units[p].n).filter(|n| *n < unit.n);
         let visit = unit.visit.map(|v| self.units[v].n);
         let parent = unit.parent.map(|p| self.units[p].n).filter(|n| *n < unit.n);
         let field = |id: &str, n: usize| segment_of(unit, id).map(|s| s.field(n));
@@ -232,27 +258,54 @@ impl<'m> Builder<'m> {
         };
         let orders = [("OBR", 3, "FILL"), ("ORC", 3, "FILL"), ("OBR", 2, "PLAC"), ("ORC", 2, "PLAC")];
         let placed = [("OBR", 2, "PLAC"), ("ORC", 2, "PLAC"), ("OBR", 3, "FILL"), ("ORC", 3, "FILL")];
-        let mut own: Option<(String, String)> = None;
         let key = match unit.rtype {
             "Patient" if first.id() == "MRG" => Key::Identifiers(self.person_numbers(first, &[1, 4])),
-            "Patient" => Key::Identifiers(self.person_numbers(first, &[3, 2])),
+            "Patient" => {
+                let mut numbers = self.person_numbers(first, &[3, 2]);
+                // A record whose number changes is still found by the one before.
+                if matches!(trigger, "A46" | "A47" | "A48")
+                    && let Some(merge) = before(self)
+                {
+                    numbers.extend(self.person_numbers(merge, &[1, 4]));
+                }
+                Key::Identifiers(numbers)
+            }
+            "Encounter" if first.id() == "MRG" => {
+                let number = self.context.identifier(first.field(5).repetition(1), "VN").as_ref().and_then(pair);
+                Key::Identifiers(number.into_iter().collect())
+            }
             "Encounter" => {
                 let pid = unit.patient.map(|p| self.units[p].segments[0]);
                 match pid.zip(patient).map(|(pid, patient)| self.visit_key(first, pid, patient)) {
+                    Some(Ok(Key::Identifiers(mut numbers))) => {
+                        if matches!(trigger, "A50" | "A51")
+                            && let Some(merge) = before(self)
+                        {
+                            let old = self.context.identifier(merge.field(5).repetition(1), "VN");
+                            numbers.extend(old.as_ref().and_then(pair));
+                        }
+                        Key::Identifiers(numbers)
+                    }
                     Some(Ok(key)) => key,
                     _ => Key::Identifiers(Vec::new()),
                 }
             }
             "Account" => {
-                let number = self.context.identifier(first.field(18).repetition(1), "AN").as_ref().and_then(pair);
-                Key::Identifiers(number.into_iter().collect())
+                let place = if first.id() == "MRG" { 3 } else { 18 };
+                let number = |s: Segment<'m>, n| pair(&self.context.identifier(s.field(n).repetition(1), "AN")?);
+                let mut numbers: Vec<_> = number(first, place).into_iter().collect();
+                if trigger == "A49"
+                    && let Some(merge) = before(self)
+                {
+                    numbers.extend(number(merge, 3));
+                }
+                Key::Identifiers(numbers)
             }
             "DiagnosticReport" => {
                 let (service, time) = (text("OBR", 4), text("OBR", 7));
                 match self.order_number(unit, &orders) {
                     Some((system, value)) => {
-                        own = Some((REPORT_SYSTEM.to_owned(), format!("{system}|{value}|{service}")));
-                        Key::Identifiers(own.iter().cloned().collect())
+                        Key::Identifiers(vec![(REPORT_SYSTEM.to_owned(), format!("{system}|{value}|{service}"))])
                     }
                     None if service.is_empty() && time.is_empty() => Key::Identifiers(Vec::new()),
                     None => within(patient, format!("report|{service}|{time}")),
@@ -265,8 +318,7 @@ impl<'m> Builder<'m> {
                 let service = text("OBR", 4);
                 match self.order_number(unit, &placed) {
                     Some((system, value)) if !service.is_empty() => {
-                        own = Some((ORDER_SYSTEM.to_owned(), format!("{system}|{value}|{service}")));
-                        Key::Identifiers(own.iter().cloned().collect())
+                        Key::Identifiers(vec![(ORDER_SYSTEM.to_owned(), format!("{system}|{value}|{service}"))])
                     }
                     Some(number) => Key::Identifiers(vec![number]),
                     None => {
@@ -318,8 +370,7 @@ impl<'m> Builder<'m> {
                 let order = self.order_number(unit, &[("ORC", 3, "FILL"), ("ORC", 2, "PLAC")]);
                 match order.filter(|(_, value)| value != "9999") {
                     Some((system, value)) => {
-                        own = Some((IMMUNIZATION_SYSTEM.to_owned(), format!("{system}|{value}|{code}")));
-                        Key::Identifiers(own.iter().cloned().collect())
+                        Key::Identifiers(vec![(IMMUNIZATION_SYSTEM.to_owned(), format!("{system}|{value}|{code}"))])
                     }
                     None => within(patient, format!("immunization|{code}|{time}")),
                 }
@@ -356,9 +407,7 @@ impl<'m> Builder<'m> {
                 Key::Identifiers([number(2, "FILL"), number(1, "PLAC")].into_iter().flatten().collect())
             }
             "DocumentReference" => {
-                let found = number("TXA", 12);
-                own.clone_from(&found);
-                numbers(found, within(patient, format!("document|{}|{}", text("TXA", 2), text("TXA", 4))))
+                numbers(number("TXA", 12), within(patient, format!("document|{}|{}", text("TXA", 2), text("TXA", 4))))
             }
             "ChargeItem" => {
                 let natural = format!("charge|{}|{}|{}", text("FT1", 1), text("FT1", 4), text("FT1", 7));
@@ -378,15 +427,45 @@ impl<'m> Builder<'m> {
             }
             other => other,
         };
-        if let Some((system, value)) = own {
-            let found_by = json!({"use": "secondary", "system": system, "value": value});
-            self.units[at].draft.push("identifier", Change::Add(vec![found_by]));
+        if let Key::Identifiers(numbers) = &key {
+            let draft = &mut self.units[at].draft;
+            // What it is found by it carries, whether a field says so or not.
+            let missing: Vec<Value> = numbers
+                .iter()
+                .filter(|number| !carries(draft, number))
+                .map(|(system, value)| json!({"use": "secondary", "system": (system.as_str()), "value": (value.as_str())}))
+                .collect();
+            if !missing.is_empty() {
+                draft.push("identifier", Change::Add(missing));
+            }
         }
         key
     }
 
+    /// A resource that was to be of a patient who did not come: it is set aside.
+    fn has_nobody(&mut self, at: usize) -> bool {
+        let unit = &self.units[at];
+        let needs = about_of(unit.rtype).is_some_and(|about| about.needs_patient);
+        if !needs || unit.patient.is_some() || self.units.iter().any(|u| u.rtype == "Patient") {
+            return false;
+        }
+        let (n, place) = (unit.n, place_of(unit.segments[0]));
+        self.problems.push(Problem {
+            unit: n,
+            place,
+            code: "patient-missing",
+            text: "it needs a patient, and the message names none that can be used".to_owned(),
+            severity: Severity::SetAside,
+            critical: false,
+        });
+        true
+    }
+
     /// Subject, visit and what R4 demands, where the message did not say it.
     fn complete(&mut self, at: usize) {
+        if self.units[at].patient.is_none() && self.units[at].rtype != "Patient" {
+            self.units[at].patient = self.units.iter().position(|u| u.rtype == "Patient");
+        }
         let unit = &self.units[at];
         let Some(about) = about_of(unit.rtype) else { return };
         let patient = unit.patient.map(|p| self.units[p].n);
@@ -413,6 +492,14 @@ impl<'m> Builder<'m> {
         }
         match about.rtype {
             "DiagnosticReport" => self.report_code(at),
+            "Appointment" => {
+                if let Some(patient) = patient {
+                    let item = json!({"actor": (resource_reference(patient)), "status": "accepted"});
+                    draft.push("participant", Change::Items { field: "PID".into(), values: vec![item] });
+                }
+                let nobody = json!([{"actor": {"display": "not named by the sender"}, "status": "needs-action"}]);
+                draft.push("participant", Change::Default(nobody));
+            }
             "AllergyIntolerance" => allergy(draft),
             "Immunization" if !said(draft, "occurrenceDateTime") => {
                 draft.push("occurrenceString", Change::Default(Value::from("not told by the sender")));
@@ -438,7 +525,9 @@ const ROLES: [&str; 2] = ["PLAC", "FILL"];
 fn demanded(rtype: &str) -> Vec<(&'static str, Value)> {
     let unnamed = || json!({"text": "not named by the sender"});
     match rtype {
-        "Encounter" => vec![("class", coding(vocabulary::NULL_FLAVOR, "UNK", Some("unknown")))],
+        "Encounter" => {
+            vec![("class", coding(vocabulary::NULL_FLAVOR, "UNK", Some("unknown"))), ("status", json!("unknown"))]
+        }
         "DiagnosticReport" => vec![("status", json!("unknown")), ("code", unnamed())],
         "ServiceRequest" => vec![("status", json!("unknown")), ("intent", json!("order"))],
         "MedicationRequest" => {
@@ -500,6 +589,18 @@ fn default(draft: &mut Draft, path: &'static str, to: u32) {
     }
 }
 
+/// Whether the draft says this identifier.
+fn carries(draft: &Draft, (system, value): &(String, String)) -> bool {
+    let is = |identifier: &Value| {
+        identifier.get("system").and_then(Value::as_str) == Some(system)
+            && identifier.get("value").and_then(Value::as_str) == Some(value)
+    };
+    draft.fields.iter().filter(|field| field.path == "identifier").any(|field| match &field.change {
+        Change::Items { values, .. } | Change::Add(values) => values.iter().any(is),
+        _ => false,
+    })
+}
+
 /// The last segment of this id that speaks of the unit.
 pub(super) fn segment_of<'m>(unit: &Making<'m>, id: &str) -> Option<Segment<'m>> {
     unit.segments.iter().rev().find(|s| s.id() == id).copied()
@@ -524,6 +625,9 @@ pub(super) fn finish(builder: &mut Builder<'_>) -> Vec<Unit> {
     let mut same: HashMap<u32, u32> = HashMap::new();
     let mut units: Vec<Unit> = Vec::with_capacity(order.len());
     for at in order {
+        if builder.has_nobody(at) {
+            continue;
+        }
         builder.complete(at);
         let mut key = builder.key(at, &mut counts);
         if let Key::Within { unit, .. } = &mut key
@@ -559,4 +663,3 @@ pub(super) fn finish(builder: &mut Builder<'_>) -> Vec<Unit> {
     }
     units
 }
-

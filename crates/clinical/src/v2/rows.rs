@@ -21,8 +21,7 @@ impl<'m> Builder<'m> {
         fates: &mut [Option<Fate>],
         rest: bool,
     ) {
-        let taken: Vec<bool> =
-            fates.iter().map(|f| rest && !matches!(f, None | Some(Fate::Unmapped))).collect();
+        let taken: Vec<bool> = fates.iter().map(|f| rest && !matches!(f, None | Some(Fate::Unmapped))).collect();
         let wanted = |field: usize| !taken.get(field).copied().unwrap_or(false);
         let mut items: Vec<usize> = Vec::new();
         for row in map.rows.iter().take_while(|row| row.field == 0) {
@@ -146,9 +145,10 @@ impl<'m> Builder<'m> {
             [field] => {
                 let element = segment.field(*field);
                 removed = element.is_null();
-                let whole = item.rows.iter().any(|at| {
-                    matches!(&map.rows[*at].action, Action::Item { by, .. } if by.takes_whole_field())
-                });
+                let whole = item
+                    .rows
+                    .iter()
+                    .any(|at| matches!(&map.rows[*at].action, Action::Item { by, .. } if by.takes_whole_field()));
                 let repetitions: Vec<Element<'m>> =
                     if whole { vec![element] } else { element.repetitions().filter(|r| !r.is_absent()).collect() };
                 for repetition in repetitions {
@@ -193,6 +193,7 @@ impl<'m> Builder<'m> {
     ) -> Option<Value> {
         let (mut value, mut spoke) = (Value::Null, item.fields.is_empty());
         let mut constants: Vec<(&[InnerStep], Value, usize)> = Vec::new();
+        let mut told: Vec<(usize, Fate)> = Vec::new();
         for at in &item.rows {
             let row = &map.rows[*at];
             let Action::Item { inner, by, .. } = &row.action else { continue };
@@ -223,10 +224,8 @@ impl<'m> Builder<'m> {
                 }
             }
             spoke |= found;
-            if let Some(fate) = fates.get_mut(row.field) {
-                let told = if found { Fate::Mapped(self.shown(row, unit, rest)) } else { Fate::Unmapped };
-                settle(fate, Some(told));
-            }
+            let fate = if found { Fate::Mapped(self.shown(row, unit, rest)) } else { Fate::Unmapped };
+            told.push((row.field, fate));
         }
         // A field whose rows are constants alone speaks by being there: DG1-21, a status.
         let alone = |field: usize| {
@@ -235,16 +234,23 @@ impl<'m> Builder<'m> {
                 row.field != field || matches!(&row.action, Action::Item { by, .. } if by.is_constant())
             })
         };
+        // An extension of a name alone says nothing.
+        let is_extension = item.path.ends_with("extension");
         for (inner, constant, field) in constants {
-            if field != 0 && alone(field) {
+            if field != 0 && !is_extension && alone(field) {
                 spoke = true;
-                if let Some(fate) = fates.get_mut(field) {
-                    settle(fate, Some(Fate::Mapped(format!("{}.{}", map.rtype, item.path))));
-                }
+                told.push((field, Fate::Mapped(format!("{}.{}", map.rtype, item.path))));
             }
             put(&mut value, inner, 0, constant);
         }
-        (spoke && !value.is_null()).then_some(value)
+        let whole = value.as_object().is_none_or(|o| item.required.iter().all(|name| o.contains_key(name)));
+        let made = spoke && whole && !value.is_null();
+        for (field, fate) in told {
+            if let Some(place) = fates.get_mut(field) {
+                settle(place, Some(if made { fate } else { Fate::Unmapped }));
+            }
+        }
+        made.then_some(value)
     }
 }
 
@@ -312,11 +318,24 @@ pub(super) fn push_items(draft: &mut Draft, path: &'static str, field: String, v
     }
 }
 
+const DOSE_CHOICES: &[(&str, &str)] = &[
+    ("doseQuantity", "doseRange"),
+    ("doseRange", "doseQuantity"),
+    ("rateQuantity", "rateRatio"),
+    ("rateRatio", "rateQuantity"),
+];
+
 /// What is new goes into what is there, member by member.
 fn join(old: &mut Value, new: Value) {
     match (&mut *old, new) {
         (Value::Object(there), Value::Object(more)) => {
             for (name, member) in more.iter() {
+                // One type of a choice at a time: the later segment says it more exactly.
+                for (one, other) in DOSE_CHOICES {
+                    if name == *one {
+                        there.remove(other);
+                    }
+                }
                 match there.get_mut(name) {
                     Some(place) => join(place, member.clone()),
                     None => drop(there.insert(name, member.clone())),
@@ -344,4 +363,3 @@ pub(super) fn append(draft: &mut Draft, path: &'static str, item: Value) {
         None => draft.push(path, Change::Add(vec![item])),
     }
 }
-

@@ -159,9 +159,10 @@ impl Convert {
             ("XPN", "string") => Convert::NameText,
             ("XAD", "address") => Convert::Address,
             (_, "contactpoint") => Convert::Telecom(Some(argument).filter(|a| !a.is_empty())),
-            ("XCN" | "PPN" | "CNN", "practitioner" | "practitionerrole" | "patient" | "relatedperson" | "reference") => {
-                Convert::Practitioner
-            }
+            (
+                "XCN" | "PPN" | "CNN",
+                "practitioner" | "practitionerrole" | "patient" | "relatedperson" | "reference",
+            ) => Convert::Practitioner,
             ("NDL", "practitionerrole" | "reference") => Convert::NamedPerson,
             ("XON", "organization" | "location" | "reference") => Convert::Organization,
             ("CWE", "organization") => Convert::CodedOrganization,
@@ -201,6 +202,7 @@ impl Convert {
             "filler" => Convert::Entity("FILL"),
             "group" => Convert::Group,
             "prescription" => Convert::BareNumber("prescription"),
+            "file" => Convert::BareNumber("file"),
             "first" => Convert::RawCode,
             "second" => Convert::Part(2),
             "raw" => Convert::Raw,
@@ -243,20 +245,13 @@ fn constant_of(text: &str, leaf: &str) -> Value {
 }
 
 /// One repetition (or the whole field) by a converter.
-pub fn convert(
-    context: &Context<'_>,
-    segment: Segment<'_>,
-    element: Element<'_>,
-    by: &Convert,
-) -> Result<Said, Fault> {
+pub fn convert(context: &Context<'_>, segment: Segment<'_>, element: Element<'_>, by: &Convert) -> Result<Said, Fault> {
     let value = match by {
         Convert::Constant(value) => Some(value.clone()),
         Convert::Identifier(kind) => context.identifier(element, kind),
         Convert::Entity(role) => context.order_number(element, role),
         Convert::EntityPart(n, role) => context.entity_part(element, *n, role),
-        Convert::Group => {
-            context.entity_part(element, 1, "PLAC").or_else(|| context.entity_part(element, 2, "FILL"))
-        }
+        Convert::Group => context.entity_part(element, 1, "PLAC").or_else(|| context.entity_part(element, 2, "FILL")),
         Convert::BareNumber(kind) => context.bare_number(element, kind),
         Convert::CodedNumber => context.coded_number(element),
         Convert::SocialSecurity => context.social_security(element),

@@ -14,7 +14,7 @@ fn parsed(text: &str) -> OwnedMessage {
     hl7v2::parse(text.as_bytes(), &Limits::default()).unwrap().into_owned()
 }
 
-fn mapped_message(message: &Message<'_>) -> Mapped {
+pub(super) fn mapped_message(message: &Message<'_>) -> Mapped {
     let assigners = BTreeMap::from([("GENHOSP".to_owned(), "urn:oid:2.16.840.1.113883.19.5.1".to_owned())]);
     let units = BTreeMap::from([("KRATZ".to_owned(), "mmol/L".to_owned())]);
     let sender = Sender {
@@ -494,7 +494,7 @@ fn account_is_complete(message: &Message<'_>, mapped: &Mapped) {
     }
 }
 
-fn shared_folder() -> Option<PathBuf> {
+pub(super) fn shared_folder() -> Option<PathBuf> {
     let folder = match std::env::var_os("WARD_SHARED_DATA") {
         Some(folder) => PathBuf::from(folder),
         None => {
@@ -680,50 +680,21 @@ fn shared_samples_are_accounted_for() {
     assert!(with_map >= 12);
 }
 
-#[test]
-fn dev_dump() {
-    let folder = shared_folder().unwrap();
-    let mut files: Vec<PathBuf> = std::fs::read_dir(folder).unwrap().map(|f| f.unwrap().path()).collect();
-    files.sort();
-    let mut out = String::new();
-    for file in files {
-        let bytes = std::fs::read(&file).unwrap();
-        let message = hl7v2::parse(&bytes, &Limits::default()).unwrap();
-        let mapped = mapped_message(&message);
-        let mut silver = Silver::default();
-        silver.apply(&mapped);
-        out.push_str(&format!("##### {} {}\n", file.file_name().unwrap().to_string_lossy(), mapped.event.structure));
-        for p in &mapped.problems {
-            out.push_str(&format!("!! {:?} {} {} {}\n", p.severity, p.place, p.code, p.text));
-        }
-        for (name, resource) in &silver.resources {
-            for i in fhir::validate::validate(resource) {
-                if matches!(i.severity, fhir::validate::Severity::Error | fhir::validate::Severity::Fatal) {
-                    out.push_str(&format!("INVALID {name} {}: {}\n", i.expression, i.text));
-                }
-            }
-            out.push_str(&format!("{name} {}\n", to_string(resource)));
-        }
-        for f in &mapped.fates {
-            if f.fate == Fate::Unmapped {
-                out.push_str(&format!("UNMAPPED {}\n", f.path));
-            }
-        }
-    }
-    std::fs::write("/tmp/dump.txt", out).unwrap();
-}
-
 mod any {
     use super::*;
     use proptest::prelude::*;
 
-    const SEGMENT: &str = r"(PID|PV1|PV2|MRG|OBR|ORC|OBX|NTE|PD1|ZZ1|junk)(\|(NM|SN|CE|HH|F|P|42|42\^\^\^H&1\.2&ISO\^MR|\x22\x22|20260101|>5|a~b\^c&d|[A-Za-z0-9^~&\\.-]{0,6}))*";
+    const SEGMENT: &str = r"(PID|PV1|PV2|MRG|OBR|ORC|OBX|NTE|PD1|NK1|AL1|DG1|PR1|IN1|RXO|RXE|RXA|TXA|SCH|AIP|SPM|TQ1|PRT|ZZ1|junk)(\|(NM|SN|CE|HH|F|P|42|42\^\^\^H&1\.2&ISO\^MR|\x22\x22|20260101|>5|a~b\^c&d|[A-Za-z0-9^~&\\.-]{0,6}))*";
 
     proptest! {
         #![proptest_config(ProptestConfig::with_cases(256))]
         #[test]
         fn message_is_mapped_and_accounted_for(
-            kind in prop_oneof![Just("ADT^A01"), Just("ADT^A08"), Just("ADT^A03"), Just("ADT^A40"), Just("ORU^R01")],
+            kind in prop::sample::select(vec![
+                "ADT^A01", "ADT^A08", "ADT^A03", "ADT^A17", "ADT^A24", "ADT^A40", "ADT^A41", "ADT^A42", "ADT^A45", "ORU^R01",
+                "ORM^O01", "OML^O21", "OUL^R22", "MDM^T02", "SIU^S12", "VXU^V04", "RDE^O11", "RDS^O13", "DFT^P03", "BAR^P01",
+                "REF^I12", "PPR^PC1",
+            ]),
             segments in prop::collection::vec(SEGMENT, 0..12),
         ) {
             let text = format!("MSH|^~\\&|A|B|||2026||{kind}|1|P|2.5\r{}", segments.join("\r"));

@@ -5,8 +5,8 @@ use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 use fhir::json;
 use fhir::json::{Number, Value};
-use hl7v2::{Element, Segment};
 use hl7v2::time::{DateTime, time_to_fhir};
+use hl7v2::{Element, Segment};
 
 use super::convert::{Context, Fault, fault, leaf, whole};
 use super::{ucum, vocabulary};
@@ -257,7 +257,8 @@ fn range(field: Element<'_>, unit: &Units) -> Result<Observed, Fault> {
 
 /// One coded value, or as many components of the same code as there are repetitions.
 fn coded(context: &Context<'_>, field: Element<'_>, code: &Value) -> Observed {
-    let concepts: Vec<Value> = field.repetitions().filter_map(|r| context.concept(r, super::plan::vocabulary(""))).collect();
+    let concepts: Vec<Value> =
+        field.repetitions().filter_map(|r| context.concept(r, super::plan::vocabulary(""))).collect();
     match concepts.as_slice() {
         [one] => observed("valueCodeableConcept", one.clone()),
         [] => observed("valueString", text(field)),

@@ -464,7 +464,14 @@ async fn fields_are_counted(mesh: &Mesh, stored: &BTreeMap<&str, Vec<&[u8]>>) {
             let message = hl7v2::parse(bytes, &limits).expect("a message");
             valued += valued_fields(&message);
             let none = BTreeMap::new();
-            let sender = clinical::v2::Sender { name: source, utc_offset: None, assigners: &none, units: &none, authority: &[], received: None };
+            let sender = clinical::v2::Sender {
+                name: source,
+                utc_offset: None,
+                assigners: &none,
+                units: &none,
+                authority: &[],
+                received: None,
+            };
             for fate in clinical::v2::map(&message, &sender, &limits).fates {
                 match fate.fate {
                     clinical::v2::Fate::Mapped(_) => mapped += 1,

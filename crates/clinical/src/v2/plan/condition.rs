@@ -258,8 +258,7 @@ impl Reader {
         if counts || length {
             return self.comparison(counts).map(Some);
         }
-        let named =
-            self.take(&["EQUALS"]) || self.take(&["EQUAL", "TO"]) || self.take(&["="]) || self.take(&["IN"]);
+        let named = self.take(&["EQUALS"]) || self.take(&["EQUAL", "TO"]) || self.take(&["="]) || self.take(&["IN"]);
         self.take(&["IN"]);
         match self.words() {
             words if !words.is_empty() => Ok(Some(negate(not, Predicate::OneOf(words)))),
@@ -288,8 +287,7 @@ impl Reader {
     }
 
     fn words(&mut self) -> Vec<String> {
-        let open = self.peek() == Some(&Token::Open)
-            && matches!(self.tokens.get(self.at + 1), Some(Token::Quoted(_)));
+        let open = self.peek() == Some(&Token::Open) && matches!(self.tokens.get(self.at + 1), Some(Token::Quoted(_)));
         if open {
             self.at += 1;
         }
@@ -320,10 +318,9 @@ fn joined(chains: Vec<(Vec<Part>, bool)>) -> Condition {
                     later = Some(condition.clone());
                     condition
                 }
-                Part::Waiting(operand) => later.as_ref().map_or_else(
-                    || Condition::Valued(operand.clone()),
-                    |condition| said_of(condition, &operand),
-                ),
+                Part::Waiting(operand) => later
+                    .as_ref()
+                    .map_or_else(|| Condition::Valued(operand.clone()), |condition| said_of(condition, &operand)),
             });
         }
         all.reverse();
@@ -392,7 +389,8 @@ mod tests {
             Operand::Field { segment, field, component } => format!("{segment}-{field}.{component}"),
             Operand::Segment(id) => id.clone(),
         };
-        let list = |all: &[Condition], word: &str| format!("({})", all.iter().map(shown).collect::<Vec<_>>().join(word));
+        let list =
+            |all: &[Condition], word: &str| format!("({})", all.iter().map(shown).collect::<Vec<_>>().join(word));
         match condition {
             Condition::All(all) => list(all, " & "),
             Condition::Any(any) => list(any, " | "),

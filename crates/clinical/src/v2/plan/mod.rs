@@ -32,7 +32,6 @@ pub enum Origin {
 
 /// A segment's map into one resource.
 pub struct SegmentMap {
-    pub name: &'static str,
     pub segment: &'static str,
     /// `*` for the map of what no other map took.
     pub rtype: &'static str,
@@ -56,8 +55,17 @@ pub enum Action {
     Kept(&'static str),
     /// Read by the part of the program that knows more than the field.
     Hook,
-    Set { path: &'static str, by: Convert, only_default: bool },
-    Item { item: usize, steps: Vec<Place>, inner: Vec<InnerStep>, by: Convert },
+    Set {
+        path: &'static str,
+        by: Convert,
+        only_default: bool,
+    },
+    Item {
+        item: usize,
+        steps: Vec<Place>,
+        inner: Vec<InnerStep>,
+        by: Convert,
+    },
 }
 
 /// A step within an item: a member, and where it is a list the place in it.
@@ -76,6 +84,8 @@ pub struct Item {
     pub rows: Vec<usize>,
     /// One for all segments of the resource: what several say is put together.
     pub shared: bool,
+    /// Elements without which R4 has no such item.
+    pub required: Vec<&'static str>,
 }
 
 impl SegmentMap {
@@ -168,12 +178,8 @@ struct Line {
 
 impl Plan {
     fn read(segments: [&'static str; 2], messages: [&'static str; 2]) -> Plan {
-        let mut plan = Plan {
-            segments: HashMap::new(),
-            messages: BTreeMap::new(),
-            defaults: HashMap::new(),
-            faults: Vec::new(),
-        };
+        let mut plan =
+            Plan { segments: HashMap::new(), messages: BTreeMap::new(), defaults: HashMap::new(), faults: Vec::new() };
         let mut lines: BTreeMap<&'static str, Vec<Line>> = BTreeMap::new();
         for (text, origin) in segments.into_iter().zip([Origin::Guide, Origin::Ours]) {
             read_lines(text, origin, &mut lines);
@@ -195,7 +201,7 @@ impl Plan {
         // Stable: rows of one field stay in the order of the table.
         lines.sort_by_key(|line| line.field);
         let origin = if lines.iter().any(|l| l.origin == Origin::Guide) { Origin::Guide } else { Origin::Ours };
-        let mut map = SegmentMap { name, segment, rtype, rows: Vec::new(), items: Vec::new(), origin };
+        let mut map = SegmentMap { segment, rtype, rows: Vec::new(), items: Vec::new(), origin };
         let mut drafts: HashMap<(String, String), usize> = HashMap::new();
         for line in &lines {
             if line.element == "=left" {
@@ -207,6 +213,20 @@ impl Plan {
             }
         }
         finish_items(&mut map);
+        for item in map.items.iter().filter(|item| item.path.ends_with("extension")) {
+            let named = item.rows.iter().any(|at| match &map.rows[*at].action {
+                Action::Item { inner, by, .. } => match inner.as_slice() {
+                    // Made as a whole by its converter.
+                    [] => true,
+                    [one] => one.name == "url" && by.is_constant(),
+                    _ => false,
+                },
+                _ => false,
+            });
+            if !named {
+                self.faults.push(format!("{name} {:?}: an extension without a name", item.fields));
+            }
+        }
         map
     }
 
@@ -316,18 +336,12 @@ const BY_FIELD: &[&str] = &["extension", "identifier", "telecom", "name", "addre
 const SHARED: &[&str] = &["dosageInstruction"];
 
 /// The item that a place belongs to: by label, or by field.
-fn item_of(
-    map: &mut SegmentMap,
-    field: usize,
-    place: &Place,
-    drafts: &mut HashMap<(String, String), usize>,
-) -> usize {
+fn item_of(map: &mut SegmentMap, field: usize, place: &Place, drafts: &mut HashMap<(String, String), usize>) -> usize {
     let shared = SHARED.contains(&place.path.as_str());
     let across = place.label.starts_with('@') || shared;
     let own = !across && (BY_FIELD.contains(&place.path.as_str()) || place.label.is_empty() && place.inner.is_empty());
-    let label = match own || place.label == "+" {
+    let label = match own || matches!(place.label.as_str(), "+" | "*") {
         true => format!("{}#{field}", place.label),
-        // `x[]` in our tables is the field's own; the guide leaves the number out where there is one item.
         false => place.label.clone(),
     };
     *drafts.entry((place.path.clone(), label)).or_insert_with(|| {
@@ -337,9 +351,20 @@ fn item_of(
             fields: Vec::new(),
             rows: Vec::new(),
             shared,
+            required: if shared { Vec::new() } else { required(map.rtype, &place.path) },
         });
         map.items.len() - 1
     })
+}
+
+/// The required elements of what repeats at a path. A reaction's manifestation is put in where it is not told.
+fn required(rtype: &str, path: &str) -> Vec<&'static str> {
+    let mut kind = fhir::definitions::type_named(if rtype == "*" { "Patient" } else { rtype });
+    for step in path.split('.') {
+        kind = kind.and_then(|k| k.property(step)).map(|p| p.kind.definition());
+    }
+    let elements = kind.map_or(&[][..], |kind| kind.elements.as_slice());
+    elements.iter().filter(|e| e.required && !e.choice && e.name != "manifestation").map(|e| e.name).collect()
 }
 
 /// Gives items their rows, fields and names, and inner lists their places.

@@ -27,10 +27,11 @@ pub struct Step {
 impl Place {
     pub fn parse(rtype: &str, text: &str) -> Result<Place, String> {
         let mut kind = type_named(rtype).ok_or_else(|| format!("no type `{rtype}`"))?;
-        let mut place =
-            Place { path: String::new(), many: false, label: String::new(), inner: Vec::new(), leaf: "" };
+        let mut place = Place { path: String::new(), many: false, label: String::new(), inner: Vec::new(), leaf: "" };
         for part in logical(text)?.split('.') {
             let (name, label) = match part.split_once('[') {
+                // `x[]` of our tables: the item is the field's own.
+                Some((name, "]")) => (name.trim(), Some("*".to_owned())),
                 Some((name, label)) => (name.trim(), Some(label.trim_end_matches(']').to_owned())),
                 None => (part.trim(), None),
             };
@@ -147,7 +148,11 @@ mod tests {
             ("Patient", "deceasedDateTime", "deceasedDateTime  dateTime"),
             ("Encounter", "episodeOfCare(EpisodeOfCare[1].identifier)", "episodeOfCare[] identifier Identifier"),
             ("Encounter", "statuss", "`Encounter` has no element `statuss` in `statuss`"),
-            ("Encounter", "participant(X.address)", "`participant(X.address)` speaks of an element of another resource"),
+            (
+                "Encounter",
+                "participant(X.address)",
+                "`participant(X.address)` speaks of an element of another resource",
+            ),
         ] {
             assert_eq!(shown(rtype, text), meant);
         }

@@ -80,8 +80,7 @@ impl Structure {
     /// Where a segment belongs after `at`, and the outermost group that begins anew with it.
     pub fn next(&self, at: Option<usize>, segment: &str) -> Option<(usize, Option<usize>)> {
         let found = |from: usize, group: usize| {
-            (from..self.places.len())
-                .find(|p| self.places[*p].segment == segment && self.chain(*p).any(|g| g == group))
+            (from..self.places.len()).find(|p| self.places[*p].segment == segment && self.chain(*p).any(|g| g == group))
         };
         let Some(at) = at else {
             return found(0, 0).map(|place| (place, self.outermost(place, None)));
@@ -139,9 +138,7 @@ impl Structure {
             let home = if alone && self.places[first].many {
                 Home::Place(first)
             } else {
-                let common = self.chain(first).find(|g| {
-                    places.iter().all(|p| self.chain(*p).any(|other| other == *g))
-                });
+                let common = self.chain(first).find(|g| places.iter().all(|p| self.chain(*p).any(|other| other == *g)));
                 Home::Group(common.unwrap_or(0))
             };
             self.homes.insert(name, home);
@@ -241,12 +238,7 @@ impl Reader {
         Reader { structure, open: vec![0] }
     }
 
-    fn line(
-        &mut self,
-        line: &'static str,
-        fragments: &HashMap<&'static str, Vec<&'static str>>,
-        plan: &mut Plan,
-    ) {
+    fn line(&mut self, line: &'static str, fragments: &HashMap<&'static str, Vec<&'static str>>, plan: &mut Plan) {
         if line.is_empty() || line.starts_with('#') {
             return;
         }
