@@ -15,7 +15,7 @@ use serde::Deserialize;
 #[serde(deny_unknown_fields)]
 struct Decisions {
     decide: Vec<Decision>,
-    /// Data type maps that the program executes by a function of its own, and why.
+    /// The function of the program that reads a type of the guide's, and why it is one.
     function: Vec<Function>,
 }
 
@@ -105,8 +105,7 @@ fn tables(root: &Path, guide: &Path) -> Result<Vec<(&'static str, String)>, Stri
     let segments = desk.maps(&guide.join("segments"))?;
     let types = desk.maps(&guide.join("datatypes"))?;
     let messages = desk.messages(&guide.join("messages"))?;
-    let known: BTreeSet<String> = types.keys().map(|name| name.to_lowercase()).collect();
-    desk.check_types(&segments, &known);
+    desk.check_types(&segments, &types);
     if !desk.undecided.is_empty() {
         let list = desk.undecided.join("\n  ");
         return Err(format!("{} rows wait for a decision in {}:\n  {list}", desk.undecided.len(), path.display()));
@@ -118,11 +117,8 @@ fn tables(root: &Path, guide: &Path) -> Result<Vec<(&'static str, String)>, Stri
             decision.map, decision.field, decision.path
         ));
     }
-    let functions: BTreeSet<String> = desk.decisions.function.iter().map(|f| f.map.to_lowercase()).collect();
-    let by_rows = types.into_iter().filter(|(name, _)| !functions.contains(&name.to_lowercase())).collect();
     Ok(vec![
         ("segments.txt", map_table(&segments)),
-        ("types.txt", map_table(&by_rows)),
         ("messages.txt", messages),
         ("codes.txt", codes(&guide.join("codesystems"))?),
     ])
@@ -206,10 +202,17 @@ impl Desk {
         Some(row).filter(|row| !row.path.is_empty())
     }
 
-    /// References to data type maps resolve by name without regard to the case of letters.
-    fn check_types(&mut self, segments: &Maps, known: &BTreeSet<String>) {
+    /// References to data type maps resolve by name without regard to the case of letters, and every map has the
+    /// function that reads its type.
+    fn check_types(&mut self, segments: &Maps, types: &Maps) {
+        let lower = |name: &str| name.to_lowercase();
+        let known: BTreeSet<String> = types.keys().map(|name| lower(name)).collect();
+        let functions: BTreeSet<String> = self.decisions.function.iter().map(|f| lower(&f.map)).collect();
+        for name in known.difference(&functions).chain(functions.difference(&known)) {
+            self.undecided.push(format!("the type map {name} and its function do not meet"));
+        }
         for row in segments.values().flatten() {
-            if !row.type_map.is_empty() && !known.contains(&row.type_map.to_lowercase()) {
+            if !row.type_map.is_empty() && !known.contains(&lower(&row.type_map)) {
                 self.undecided.push(format!("{} {}: no type map {}", row.map, row.field, row.type_map));
             }
         }

@@ -78,6 +78,12 @@ pub(super) struct Builder<'m> {
     instances: Vec<Instance>,
     /// The instance of the segment at work.
     pub at: usize,
+    /// The resource of the segment before.
+    before: Option<usize>,
+    /// The segments by their id.
+    by_id: HashMap<&'m str, Vec<usize>>,
+    /// The first PID that names a patient.
+    first_person: Option<usize>,
     /// A segment, and how many numbers of its resources were given.
     numbered: (usize, u32),
     fates: Vec<FieldFate>,
@@ -103,6 +109,10 @@ impl<'m> Builder<'m> {
         let by_trigger = format!("{}_{}", info.code, info.trigger);
         let structure = plan.messages.get(by_trigger.as_str()).or_else(|| plan.messages.get(structure_name.as_str()));
         let effect = events::effect(&info.code, &info.trigger);
+        let mut by_id: HashMap<&'m str, Vec<usize>> = HashMap::new();
+        for segment in message.segments() {
+            by_id.entry(segment.id()).or_default().push(segment.index());
+        }
         let event = Event {
             code: info.code,
             trigger: info.trigger,
@@ -123,6 +133,9 @@ impl<'m> Builder<'m> {
             laid: Vec::new(),
             instances: vec![Instance { group: 0, parent: 0, from: 0, to: usize::MAX }],
             at: 0,
+            before: None,
+            by_id,
+            first_person: None,
             numbered: (usize::MAX, 0),
             fates: Vec::new(),
             fates_max: limits.hl7_segments_max.saturating_mul(4),
@@ -135,6 +148,10 @@ impl<'m> Builder<'m> {
             Some(structure) => {
                 self.check_event();
                 self.lay(structure);
+                let pids = self.by_id.get("PID").cloned().unwrap_or_default();
+                self.first_person = pids
+                    .into_iter()
+                    .find(|at| self.nth(*at).is_some_and(|pid| !self.person_numbers(pid, &[3, 2]).is_empty()));
                 for segment in self.message.segments() {
                     self.segment(structure, segment);
                 }
@@ -216,6 +233,10 @@ impl<'m> Builder<'m> {
                 first = first.or(Some(unit));
             }
         }
+        // What follows, such as a note, is about this segment's resource, or about nothing where that was not made.
+        if !tasks.is_empty() && !tasks.iter().all(|task| task.target == Target::Before) {
+            self.before = first;
+        }
         if let (Some(unit), Some(rest)) = (first, self.plan.segments.get(rest_of(segment.id()).as_str())) {
             self.rows(segment, rest, unit, &mut fates, true);
         }
@@ -256,7 +277,7 @@ impl<'m> Builder<'m> {
             Some(id) => self.plan.segments.get(format!("{id}[{rtype}]").as_str()),
             None => self.plan.segments.get(task.map),
         };
-        if !self.units[unit].segments.iter().any(|s| s.index() == segment.index()) {
+        if self.units[unit].segments.last().is_none_or(|s| s.index() != segment.index()) {
             self.units[unit].segments.push(segment);
         }
         if let Some(map) = map {
@@ -272,12 +293,7 @@ impl<'m> Builder<'m> {
     /// The unit a task speaks of, made where it is not there yet.
     fn target(&mut self, segment: Segment<'m>, place: Option<usize>, task: &Task) -> Result<Option<usize>, Refusal> {
         match task.target {
-            Target::Before => Ok(self
-                .units
-                .len()
-                .checked_sub(1)
-                .filter(|_| !self.spoken.is_empty())
-                .map(|last| self.spoken.last().map_or(last, |(_, unit)| *unit))),
+            Target::Before => Ok(self.before),
             Target::Latest(rtype) => Ok(self.latest(rtype)),
             Target::Named(name, rtype) => {
                 let anew = match self.structure.and_then(|s| s.homes.get(name)) {
@@ -287,7 +303,9 @@ impl<'m> Builder<'m> {
                     Some(Home::Group(_)) => false,
                 };
                 match self.names.get(name) {
-                    Some(Named::Refused) if !anew => Ok(None),
+                    Some(Named::Refused) if !anew => {
+                        Err(Refusal::Kept("what it belongs to is not mapped in this message"))
+                    }
                     Some(Named::Unit(unit)) if !anew => Ok(Some(*unit)),
                     _ => self.make(segment, name, rtype).map(Some),
                 }
@@ -326,6 +344,7 @@ impl<'m> Builder<'m> {
         self.units.push(Making { n, rtype, draft, segments: vec![segment], patient, visit, parent: None });
         let unit = self.units.len() - 1;
         self.names.insert(name, Named::Unit(unit));
+        self.spoken.retain(|(spoken, _)| *spoken != name);
         self.spoken.push((name, unit));
         Ok(unit)
     }
@@ -340,10 +359,13 @@ impl<'m> Builder<'m> {
         n
     }
 
+    fn nth(&self, index: usize) -> Option<Segment<'m>> {
+        self.message.segment_at(index)
+    }
+
     /// Whether a usable PID stands after the segment, and none before it.
     fn patient_comes(&self, segment: Segment<'m>) -> bool {
-        let mut pids = self.message.segments().filter(|s| s.id() == "PID");
-        pids.next().is_some_and(|pid| pid.index() > segment.index() && !self.person_numbers(pid, &[3, 2]).is_empty())
+        self.first_person.is_some_and(|at| at > segment.index())
     }
 
     /// The latest living unit of a type.
@@ -413,15 +435,17 @@ impl<'m> Builder<'m> {
         if segment.id() == id {
             return Some(segment);
         }
+        let places = self.by_id.get(id)?;
         let mut at = self.at;
         loop {
             let instance = &self.instances[at];
             let (from, to) = (instance.from, instance.to);
-            let inside = |s: &Segment<'m>| s.index() >= from && s.index() < to && s.id() == id;
             // The nearest before, else the first after.
-            let before = self.message.segments().take(segment.index()).filter(inside).last();
-            if let Some(found) = before.or_else(|| self.message.segments().skip(segment.index()).find(inside)) {
-                return Some(found);
+            let split = places.partition_point(|p| *p < segment.index());
+            let before = places[..split].last().filter(|p| **p >= from);
+            let found = before.or_else(|| places[split..].first().filter(|p| **p < to));
+            if let Some(index) = found {
+                return self.nth(*index);
             }
             if at == 0 {
                 return None;

@@ -123,6 +123,23 @@ impl Field {
         }
     }
 
+    /// Whether the resource says something where this speaks.
+    fn stands_in(&self, resource: &Object) -> bool {
+        let mut steps = self.path.split('.');
+        let mut at = steps.next().and_then(|step| resource.get(step));
+        for step in steps {
+            at = at.and_then(|value| value.get(step));
+        }
+        match (at, self.part()) {
+            (Some(Value::Array(list)), Some(part)) if !part.is_empty() => list.iter().any(|item| {
+                let id = item.get("id").and_then(Value::as_str);
+                id.and_then(|id| id.strip_prefix(part)).is_some_and(|rest| rest.starts_with('.'))
+            }),
+            (Some(value), _) => !is_empty(value),
+            (None, _) => false,
+        }
+    }
+
     fn replaces(&self, earlier: &Field) -> bool {
         let only_default = matches!(self.change, Change::Default(_));
         self.path == earlier.path && self.part().is_some() && self.part() == earlier.part() && !only_default
@@ -189,7 +206,7 @@ impl Draft {
         };
         let mut stamps = Stamps::read(&resource, current.is_some());
         for field in &self.fields {
-            if !self.is_stamped() || stamps.admits(field, self.clock) {
+            if !self.is_stamped() || stamps.admits(field, self.clock, &resource) {
                 self.apply_field(&mut resource, field, resolve)?;
             }
         }
@@ -368,8 +385,9 @@ impl Stamps {
         Stamps { base, others: others.collect() }
     }
 
-    /// Whether what was said then is not older than what stands; then it is what stands.
-    fn admits(&mut self, field: &Field, clock: Option<Timestamp>) -> bool {
+    /// Whether what was said then is not older than what stands; then it is what stands. Where nothing stands and nothing
+    /// was taken away since, what comes late is still news.
+    fn admits(&mut self, field: &Field, clock: Option<Timestamp>, resource: &Object) -> bool {
         let Some(now) = clock.map(|c| c.0.div_euclid(1000)) else { return true };
         let part = match field.part() {
             None => return true,
@@ -382,13 +400,15 @@ impl Stamps {
         }
         let at = self.others.iter().position(|(key, _)| *key == part);
         let before = at.map_or(self.base, |at| self.others[at].1);
-        if now < before {
+        if now < before && (at.is_some() || field.stands_in(resource)) {
             return false;
         }
+        // What was taken away leaves its time behind, so that nothing older puts it back.
+        let removes = matches!(field.change, Change::Remove | Change::RemoveItems { .. });
         match at {
-            Some(at) if now == self.base => drop(self.others.remove(at)),
+            Some(at) if now == self.base && !removes => drop(self.others.remove(at)),
             Some(at) => self.others[at].1 = now,
-            None if now != self.base => self.others.push((part, now)),
+            None if now != self.base || removes => self.others.push((part, now)),
             None => {}
         }
         true

@@ -68,6 +68,7 @@ impl Effect {
     /// Whether a message of the event may change resources of a type, or only make them known.
     pub fn policy(&self, rtype: &str) -> Policy {
         match rtype {
+            "Account" if self.subject == Subject::Account => Policy::CreateOrUpdate,
             "Patient" | "Account" if self.patient == PatientEffect::CreateOnly => Policy::CreateOnly,
             "Encounter" if self.visit == VisitEffect::CreateOnly => Policy::CreateOnly,
             "ServiceRequest" if self.subject == Subject::Result => Policy::CreateOnly,
@@ -169,6 +170,11 @@ pub fn effect(code: &str, trigger: &str) -> Option<Effect> {
         _ if OTHERS.contains(&code) => Some(Effect { subject: Subject::Other, patient, visit, inverse: "" }),
         _ => None,
     }
+}
+
+/// Whether messages of a type have a map at all.
+pub fn has_map(code: &str) -> bool {
+    matches!(code, "ADT" | "BAR" | "ORU" | "OUL") || OTHERS.contains(&code)
 }
 
 /// Status of an appointment by its event, where SCH-25 says none (§10.4).

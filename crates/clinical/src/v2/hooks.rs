@@ -25,6 +25,10 @@ impl<'m> Builder<'m> {
     pub(super) fn hook(&mut self, segment: Segment<'m>, map: &str, unit: usize, fates: &mut [Option<Fate>]) {
         match map {
             "PID[Patient]" => self.person(segment, unit, fates),
+            // BAR P06 ends an account, P02 purges it: it is no longer in use.
+            "PID[Account]" if self.event.code == "BAR" && matches!(self.event.trigger.as_str(), "P02" | "P06") => {
+                self.units[unit].draft.set("status", "inactive");
+            }
             "MRG[Patient]" => self.merged(segment, unit, fates),
             "MRG[Account]" | "MRG[Encounter]" => self.ended(segment, unit, fates),
             "PV1[Encounter]" => self.visit(segment, unit),

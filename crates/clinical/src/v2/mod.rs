@@ -38,6 +38,7 @@ use hl7v2::time::Offset;
 
 pub use account::{Covered, Totals, coverage, coverage_table, preview};
 pub use draft::{ApplyError, Change, Draft, Field, Policy, resource_reference};
+pub use events::has_map;
 
 /// What the source's configuration says about how it speaks.
 #[derive(Debug, Clone)]

@@ -446,7 +446,7 @@ impl<'m> Builder<'m> {
     fn has_nobody(&mut self, at: usize) -> bool {
         let unit = &self.units[at];
         let needs = about_of(unit.rtype).is_some_and(|about| about.needs_patient);
-        if !needs || unit.patient.is_some() || self.units.iter().any(|u| u.rtype == "Patient") {
+        if !needs || unit.patient.is_some() {
             return false;
         }
         let (n, place) = (unit.n, place_of(unit.segments[0]));
@@ -463,9 +463,6 @@ impl<'m> Builder<'m> {
 
     /// Subject, visit and what R4 demands, where the message did not say it.
     fn complete(&mut self, at: usize) {
-        if self.units[at].patient.is_none() && self.units[at].rtype != "Patient" {
-            self.units[at].patient = self.units.iter().position(|u| u.rtype == "Patient");
-        }
         let unit = &self.units[at];
         let Some(about) = about_of(unit.rtype) else { return };
         let patient = unit.patient.map(|p| self.units[p].n);
@@ -620,6 +617,11 @@ type Name = (&'static str, Option<u32>, String, String);
 pub(super) fn finish(builder: &mut Builder<'_>) -> Vec<Unit> {
     let mut order: Vec<usize> = (0..builder.units.len()).collect();
     order.sort_by_key(|at| builder.units[*at].n);
+    // What stood before its PID is about it.
+    let person = builder.units.iter().position(|u| u.rtype == "Patient");
+    for unit in builder.units.iter_mut().filter(|u| u.patient.is_none() && u.rtype != "Patient") {
+        unit.patient = person;
+    }
     let mut counts = HashMap::new();
     let mut named: HashMap<Name, usize> = HashMap::new();
     let mut same: HashMap<u32, u32> = HashMap::new();

@@ -251,7 +251,7 @@ async fn law_5_what_is_refused_says_where_and_why() {
     assert_eq!(size, 0, "something of what was refused is in the journal");
 
     // What is a message of no known type is kept and set aside whole.
-    let appointment = good.replacen("ADT^A01^ADT_A01", "SIU^S12^SIU_S12", 1);
+    let appointment = good.replacen("ADT^A01^ADT_A01", "MFN^M01^MFN_M01", 1);
     assert_eq!(mesh.send_all("adt-main", [appointment.as_bytes()]).await, ["AA"]);
     mesh.settle().await;
     let aside = mesh.set_aside("ehr").await;
