@@ -16,7 +16,7 @@ use super::fhir::{Failure, patient_of};
 use super::work::{Stage, Work};
 use super::{Gathered, RefineError, Refiner, WHOLE, source_uri};
 use crate::journal::JournalEntry;
-use crate::v2::{self, ApplyError, Fate, Key, Mapped, Problem, Sender, Severity, Unit};
+use crate::v2::{self, ApplyError, Key, Mapped, Problem, Sender, Severity, Unit};
 
 /// What became of one unit.
 enum Done {

@@ -27,14 +27,14 @@ impl<'m> Builder<'m> {
         for row in map.rows.iter().take_while(|row| row.field == 0) {
             self.row_of_segment(segment, map, row, unit, &mut items);
         }
-        for n in 1..=segment.fields_len() {
+        for (n, place) in fates.iter_mut().enumerate().skip(1) {
             let field = segment.field(n);
             if field.is_absent() || !wanted(n) {
                 continue;
             }
             for row in map.rows_of(n) {
                 let fate = self.row(segment, field, row, unit, &mut items, rest);
-                settle(&mut fates[n], fate);
+                settle(place, fate);
             }
         }
         for item in items {
