@@ -4,7 +4,8 @@
 //! message ─ map() → Mapped { units, fates, problems }    plan/   the tables of `maps`, compiled once
 //!                     │                                  build.rs   segments to places, groups, names, references
 //!                     │                                  rows.rs    fields to elements · tables.rs, convert.rs  data types
-//!                     │                                  resources.rs   what finds a resource again · hooks.rs, events.rs
+//!                     │                                  resources.rs, keys.rs  what they need, and are found by
+//!                     │                                  hooks.rs, events.rs    results, merges, what an event does
 //!   refiner: find or mint an id by each unit's Key       value.rs  OBX-5 · vocabulary.rs, ucum.rs  codes and units
 //!                     ↓
 //!           Draft::apply(current, ids) → the next version    draft.rs
@@ -17,6 +18,7 @@ mod convert;
 mod draft;
 mod events;
 mod hooks;
+mod keys;
 mod plan;
 mod resources;
 mod rows;

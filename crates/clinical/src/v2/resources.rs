@@ -1,5 +1,5 @@
-//! What each type of resource needs whatever message makes it: whom it is about, what it is found again by, what R4
-//! demands of it. A resource without what makes it one is set aside where it would begin.
+//! What each type of resource needs whatever message makes it: whom it is about and what R4 demands of it; what it is found
+//! again by stands in `keys`. A resource without what makes it one is set aside where it would begin.
 
 use std::collections::HashMap;
 
@@ -8,20 +8,11 @@ use fhir::json::Value;
 use hl7v2::Segment;
 
 use super::build::{Builder, Making, Refusal, place_of};
-use super::convert::{Fault, coding, fault, leaf, whole};
+use super::convert::{coding, fault, leaf};
 use super::draft::{Change, Draft, Field, Policy, redirect, resource_reference};
 use super::events::{PatientEffect, Subject, VisitEffect};
-use super::vocabulary::{self, NOT_PERSON_NUMBERS};
+use super::vocabulary;
 use super::{Key, Problem, Severity, Unit, value};
-
-/// Numbers by which a patient is looked for; a message with more is not an ordinary one.
-const KEYS_MAX: usize = 16;
-
-/// Systems of identifiers that find a resource by a number together with what it is of: several services of one order
-/// often share the number.
-const REPORT_SYSTEM: &str = "urn:wardmesh:report";
-const ORDER_SYSTEM: &str = "urn:wardmesh:order";
-const IMMUNIZATION_SYSTEM: &str = "urn:wardmesh:immunization";
 
 /// A type, the element that says whom it is about, the one that names the visit; whether it is nothing without a patient.
 struct About {
@@ -189,232 +180,9 @@ impl<'m> Builder<'m> {
         Ok(())
     }
 
-    /// (system, value) of the CX fields that name a person, best first.
-    pub(super) fn person_numbers(&self, segment: Segment<'m>, fields: &[usize]) -> Vec<(String, String)> {
-        let all: Vec<(String, Value)> = fields
-            .iter()
-            .flat_map(|n| segment.field(*n).repetitions())
-            .filter_map(|cx| Some((leaf(cx.component(5)).unwrap_or_default(), self.context.identifier(cx, "")?)))
-            .collect();
-        let named: Vec<_> = all.iter().filter(|(kind, _)| !NOT_PERSON_NUMBERS.contains(&kind.as_str())).collect();
-        let chosen = if named.is_empty() { all.iter().collect() } else { named };
-        // The medical record number leads: it is the one that the sender's own desk uses.
-        let (records, others): (Vec<_>, Vec<_>) = chosen.into_iter().partition(|(kind, _)| kind == "MR");
-        let mut numbers: Vec<(String, String)> = Vec::new();
-        for (_, identifier) in records.into_iter().chain(others) {
-            if let Some(number) = pair(identifier)
-                && !numbers.contains(&number)
-                && numbers.len() < KEYS_MAX
-            {
-                numbers.push(number);
-            }
-        }
-        numbers
-    }
-
-    /// PV1-19, else the account, else the time of admission.
-    fn visit_key(&self, segment: Segment<'m>, pid: Segment<'m>, patient: u32) -> Result<Key, Fault> {
-        let number = |cx, kind| pair(&self.context.identifier(cx, kind)?);
-        let account = || number(pid.field(18).repetition(1), "AN");
-        if let Some(number) = number(segment.field(19).repetition(1), "VN").or_else(account) {
-            return Ok(Key::Identifiers(vec![number]));
-        }
-        match leaf(segment.field(44)) {
-            Some(admitted) => Ok(Key::Within { unit: patient, natural: format!("visit|{admitted}") }),
-            None => Err(fault(
-                "visit-unidentified",
-                "the visit has no number: PV1-19, PID-18 and PV1-44 are empty, so no later message could reach it",
-            )),
-        }
-    }
-
-    /// The number of a placer or filler that any of the segments has at these fields.
-    fn order_number(&self, unit: &Making<'m>, places: &[(&str, usize, &'static str)]) -> Option<(String, String)> {
-        places.iter().find_map(|(id, field, role)| {
-            let segment = segment_of(unit, id)?;
-            pair(&self.context.order_number(segment.field(*field), role)?)
-        })
-    }
-
     /// What a unit is found again by. Puts identifiers of our own into its draft.
     fn key(&mut self, at: usize, counts: &mut HashMap<(Option<u32>, String), u32>) -> Key {
-        let unit = &self.units[at];
-        let first = unit.segments[0];
-        let trigger = self.event.trigger.as_str();
-        let before = |builder: &Self| builder.message.segments().find(|s| s.id() == "MRG");
-        let patient = unit.patient.map(|p| self.units[p].n).filter(|n| *n < unit.n);
-        let visit = unit.visit.map(|v| self.units[v].n);
-        let parent = unit.parent.map(|p| self.units[p].n).filter(|n| *n < unit.n);
-        let field = |id: &str, n: usize| segment_of(unit, id).map(|s| s.field(n));
-        let text = |id: &str, n: usize| field(id, n).and_then(leaf).unwrap_or_default();
-        let number = |id: &str, n: usize| field(id, n).and_then(|ei| pair(&self.context.order_number(ei, "")?));
-        let within = |unit: Option<u32>, natural: String| match unit {
-            Some(unit) => Key::Within { unit, natural },
-            None => Key::Identifiers(Vec::new()),
-        };
-        let numbers = |found: Option<(String, String)>, or: Key| match found {
-            Some(number) => Key::Identifiers(vec![number]),
-            None => or,
-        };
-        let orders = [("OBR", 3, "FILL"), ("ORC", 3, "FILL"), ("OBR", 2, "PLAC"), ("ORC", 2, "PLAC")];
-        let placed = [("OBR", 2, "PLAC"), ("ORC", 2, "PLAC"), ("OBR", 3, "FILL"), ("ORC", 3, "FILL")];
-        let key = match unit.rtype {
-            "Patient" if first.id() == "MRG" => Key::Identifiers(self.person_numbers(first, &[1, 4])),
-            "Patient" => {
-                let mut numbers = self.person_numbers(first, &[3, 2]);
-                // A record whose number changes is still found by the one before.
-                if matches!(trigger, "A46" | "A47" | "A48")
-                    && let Some(merge) = before(self)
-                {
-                    numbers.extend(self.person_numbers(merge, &[1, 4]));
-                }
-                Key::Identifiers(numbers)
-            }
-            "Encounter" if first.id() == "MRG" => {
-                let number = self.context.identifier(first.field(5).repetition(1), "VN").as_ref().and_then(pair);
-                Key::Identifiers(number.into_iter().collect())
-            }
-            "Encounter" => {
-                let pid = unit.patient.map(|p| self.units[p].segments[0]);
-                match pid.zip(patient).map(|(pid, patient)| self.visit_key(first, pid, patient)) {
-                    Some(Ok(Key::Identifiers(mut numbers))) => {
-                        if matches!(trigger, "A50" | "A51")
-                            && let Some(merge) = before(self)
-                        {
-                            let old = self.context.identifier(merge.field(5).repetition(1), "VN");
-                            numbers.extend(old.as_ref().and_then(pair));
-                        }
-                        Key::Identifiers(numbers)
-                    }
-                    Some(Ok(key)) => key,
-                    _ => Key::Identifiers(Vec::new()),
-                }
-            }
-            "Account" => {
-                let place = if first.id() == "MRG" { 3 } else { 18 };
-                let number = |s: Segment<'m>, n| pair(&self.context.identifier(s.field(n).repetition(1), "AN")?);
-                let mut numbers: Vec<_> = number(first, place).into_iter().collect();
-                if trigger == "A49"
-                    && let Some(merge) = before(self)
-                {
-                    numbers.extend(number(merge, 3));
-                }
-                Key::Identifiers(numbers)
-            }
-            "DiagnosticReport" => {
-                let (service, time) = (text("OBR", 4), text("OBR", 7));
-                match self.order_number(unit, &orders) {
-                    Some((system, value)) => {
-                        Key::Identifiers(vec![(REPORT_SYSTEM.to_owned(), format!("{system}|{value}|{service}"))])
-                    }
-                    None if service.is_empty() && time.is_empty() => Key::Identifiers(Vec::new()),
-                    None => within(patient, format!("report|{service}|{time}")),
-                }
-            }
-            "ServiceRequest" if first.id() == "RF1" => {
-                numbers(number("RF1", 6), within(patient, format!("referral|{}", text("RF1", 7))))
-            }
-            "ServiceRequest" => {
-                let service = text("OBR", 4);
-                match self.order_number(unit, &placed) {
-                    Some((system, value)) if !service.is_empty() => {
-                        Key::Identifiers(vec![(ORDER_SYSTEM.to_owned(), format!("{system}|{value}|{service}"))])
-                    }
-                    Some(number) => Key::Identifiers(vec![number]),
-                    None => {
-                        let time = [text("OBR", 6), text("OBR", 7), text("ORC", 9)].into_iter().find(|t| !t.is_empty());
-                        within(patient, format!("order|{service}|{}", time.unwrap_or_default()))
-                    }
-                }
-            }
-            "Observation" if first.id() == "OBX" => {
-                let what = first.field(3);
-                let part = |n| leaf(what.component(n)).unwrap_or_default();
-                let sub = whole(first.field(4)).unwrap_or_default();
-                let code = [part(1), part(2)].into_iter().find(|t| !t.is_empty()).unwrap_or_default();
-                let mut natural = format!("{code}|{}|{sub}", part(3));
-                if parent.is_none() {
-                    // Outside a report the time tells one measurement from the next.
-                    natural.push_str(&format!("|{}", leaf(first.field(14)).unwrap_or_default()));
-                }
-                within(parent.or(visit).or(patient), natural)
-            }
-            "Observation" => within(patient, format!("{}-7", first.id())),
-            "Specimen" => {
-                let id = |n| field("SPM", 2).and_then(|eip| pair(&self.context.entity_part(eip, n, ROLES[n - 1])?));
-                let natural = format!("specimen|{}|{}", text("SPM", 1), text("SPM", 4));
-                numbers(id(2).or_else(|| id(1)), within(parent.or(patient), natural))
-            }
-            "MedicationRequest" => {
-                let code = [text("RXE", 2), text("RXO", 1)].into_iter().find(|t| !t.is_empty()).unwrap_or_default();
-                let time = [text("ORC", 9), text("TQ1", 7)].into_iter().find(|t| !t.is_empty()).unwrap_or_default();
-                let placed = [("ORC", 2, "PLAC"), ("ORC", 3, "FILL")];
-                numbers(self.order_number(unit, &placed), within(patient, format!("medication|{code}|{time}")))
-            }
-            "MedicationDispense" => {
-                let natural = format!("dispense|{}|{}|{}", text("RXD", 1), text("RXD", 2), text("RXD", 3));
-                let order = self.order_number(unit, &[("ORC", 3, "FILL"), ("ORC", 2, "PLAC")]);
-                match order {
-                    Some((system, value)) => within(patient, format!("{natural}|{system}|{value}")),
-                    None => within(patient, natural),
-                }
-            }
-            "MedicationAdministration" => {
-                let order = self.order_number(unit, &[("ORC", 2, "PLAC"), ("ORC", 3, "FILL")]).unwrap_or_default();
-                let natural = format!("given|{}|{}|{}|{}", text("RXA", 5), text("RXA", 3), order.0, order.1);
-                within(patient, natural)
-            }
-            "Immunization" => {
-                let (code, time) = (text("RXA", 5), text("RXA", 3));
-                // 9999 is the registries' number for "not given here".
-                let order = self.order_number(unit, &[("ORC", 3, "FILL"), ("ORC", 2, "PLAC")]);
-                match order.filter(|(_, value)| value != "9999") {
-                    Some((system, value)) => {
-                        Key::Identifiers(vec![(IMMUNIZATION_SYSTEM.to_owned(), format!("{system}|{value}|{code}"))])
-                    }
-                    None => within(patient, format!("immunization|{code}|{time}")),
-                }
-            }
-            "Condition" => {
-                let (id, own_number) = match first.id() {
-                    "PRB" => ("PRB", number("PRB", 4)),
-                    _ => ("DG1", number("DG1", 20)),
-                };
-                let what = [text(id, 3), text(id, 4)].into_iter().find(|t| !t.is_empty()).unwrap_or_default();
-                let natural = format!("condition|{what}|{}", if id == "DG1" { text(id, 6) } else { String::new() });
-                numbers(own_number, within(visit.or(patient), natural))
-            }
-            "Procedure" => {
-                let natural = format!("procedure|{}|{}", text("PR1", 3), text("PR1", 5));
-                numbers(number("PR1", 19), within(visit.or(patient), natural))
-            }
-            "AllergyIntolerance" => {
-                let id = first.id();
-                let what = field(id, 3).and_then(whole).unwrap_or_default();
-                numbers(number("IAM", 7), within(patient, format!("allergy|{what}")))
-            }
-            "Coverage" => {
-                let natural = format!("coverage|{}|{}|{}", text("IN1", 2), text("IN1", 3), text("IN1", 36));
-                within(patient, natural)
-            }
-            "RelatedPerson" => {
-                let (id, name, kind) = if first.id() == "GT1" { ("GT1", 3, 11) } else { ("NK1", 2, 3) };
-                let who = field(id, name).map(|f| f.repetition(1)).and_then(whole).unwrap_or_default();
-                within(patient, format!("{id}|{who}|{}", text(id, kind)))
-            }
-            "Appointment" => {
-                let number = |n, role| field("SCH", n).and_then(|ei| pair(&self.context.order_number(ei, role)?));
-                Key::Identifiers([number(2, "FILL"), number(1, "PLAC")].into_iter().flatten().collect())
-            }
-            "DocumentReference" => {
-                numbers(number("TXA", 12), within(patient, format!("document|{}|{}", text("TXA", 2), text("TXA", 4))))
-            }
-            "ChargeItem" => {
-                let natural = format!("charge|{}|{}|{}", text("FT1", 1), text("FT1", 4), text("FT1", 7));
-                within(visit.or(patient), natural)
-            }
-            _ => Key::Identifiers(Vec::new()),
-        };
+        let key = self.key_of(at);
         // Twice the same in one message are two: told apart by their order.
         let key = match key {
             Key::Within { unit: parent, mut natural } if self.units[at].rtype == "Observation" => {
@@ -516,8 +284,6 @@ impl<'m> Builder<'m> {
     }
 }
 
-const ROLES: [&str; 2] = ["PLAC", "FILL"];
-
 /// Elements without which a resource is none, and what is said where the message says nothing.
 fn demanded(rtype: &str) -> Vec<(&'static str, Value)> {
     let unnamed = || json!({"text": "not named by the sender"});
@@ -603,12 +369,6 @@ pub(super) fn segment_of<'m>(unit: &Making<'m>, id: &str) -> Option<Segment<'m>>
     unit.segments.iter().rev().find(|s| s.id() == id).copied()
 }
 
-/// (system, value) of an identifier.
-pub(super) fn pair(identifier: &Value) -> Option<(String, String)> {
-    let part = |name| identifier.get(name).and_then(Value::as_str).map(str::to_owned);
-    Some((part("system")?, part("value")?))
-}
-
 /// Type, parent unit, and number or natural key.
 type Name = (&'static str, Option<u32>, String, String);
 
@@ -660,7 +420,11 @@ pub(super) fn finish(builder: &mut Builder<'_>) -> Vec<Unit> {
         }
     }
     for unit in &mut units {
-        unit.draft.clock = builder.event.clock;
+        // What is only made known is said with no authority: whatever an authority says of it, be it older, counts.
+        unit.draft.clock = match unit.draft.policy {
+            Policy::CreateOnly => Some(base::Timestamp(0)),
+            Policy::CreateOrUpdate => builder.event.clock,
+        };
         unit.draft.keep_to(builder.context.sender.authority);
     }
     units

@@ -509,6 +509,11 @@ fn a_result_makes_a_patient_known_and_changes_none() {
     silver.take(&oru("OBX|1|ST|A^a^L||x||||||F\r"));
     check(&silver, &[("Patient.name.0.family", Some("ROE"))]);
     assert_eq!(silver.get("Observation.subject.reference").as_deref(), Some(silver.resources[0].0.as_str()));
+    // Who was made known by a result is whom registration says, though it said so before.
+    let mut silver = Silver::default();
+    silver.take(&oru("OBX|1|ST|A^a^L||x||||||F\r"));
+    silver.take(&at("A28", "0800", "PID|1||42^^^GENHOSP^MR||ROE^RICHARD\r").replace("20260102", "20251231"));
+    check(&silver, &[("Patient.name.0.family", Some("ROE"))]);
 }
 
 #[test]
