@@ -4,6 +4,7 @@
 
 mod chores;
 mod gen_fhir;
+mod gen_v2;
 mod tidy;
 
 use std::path::{Path, PathBuf};
@@ -13,7 +14,8 @@ const USAGE: &str = "usage: cargo xtask COMMAND
   tidy       floors, walls, licences, files: the house as a test
   check      the quick inner loop: everything below DataFusion
   ci         everything that must hold before a change lands
-  gen fhir   tables of the FHIR R4 definitions";
+  gen fhir   tables of the FHIR R4 definitions
+  gen v2     tables of the v2-to-FHIR guide's maps, from a folder of them";
 
 fn main() -> ExitCode {
     let arguments: Vec<String> = std::env::args().skip(1).collect();
@@ -23,6 +25,8 @@ fn main() -> ExitCode {
         ["check"] => chores::check(&root()),
         ["ci"] => chores::ci(&root()),
         ["gen", "fhir"] => gen_fhir::run(&root()),
+        ["gen", "v2"] => gen_v2::run(&root(), None),
+        ["gen", "v2", folder] => gen_v2::run(&root(), Some(folder)),
         _ => Err(USAGE.to_owned()),
     };
     match result {

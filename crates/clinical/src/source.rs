@@ -48,6 +48,14 @@ pub struct Source {
     /// Assigning authority (CX-4.1 or its universal id) to the system URI of its identifiers.
     #[serde(default)]
     pub assigners: BTreeMap<String, String>,
+    /// The sender's unit strings, as they stand in OBX-6, to UCUM codes: `"MG/DL" = "mg/dL"`. They come before the
+    /// common table; a string in neither is kept as text, without a code.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub units: BTreeMap<String, String>,
+    /// Elements that the source may change, such as `Patient` or `Encounter.location`; what else it says is only taken
+    /// where nothing is known yet. Empty is all of them.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub authority: Vec<String>,
 }
 
 fn is_default<T: Default + PartialEq>(value: &T) -> bool {

@@ -290,12 +290,33 @@ async fn trace_entry(
                 "principal": entry.envelope.principal,
                 "decision": format!("{:016x}", entry.envelope.decision),
                 "versions": versions,
+                "fields": fields(&entry, &doors.limits),
                 "set_aside": set_aside.iter().map(set_aside_json).collect::<Vec<_>>(),
             })
         }
         Err(error) => json!({ "position": format!("{}/{index}", journal.log().name()), "error": error.to_string() }),
     };
     released(&doors, &call, &permit, Action::MetadataRead, "journal entry", &value).await
+}
+
+/// What became of each valued field of an HL7 v2 message: its path, and where it went. No content.
+fn fields(entry: &clinical::JournalEntry, limits: &base::Limits) -> Vec<Value> {
+    let (Content::Hl7v2, Ok(message)) = (&entry.envelope.content, hl7v2::parse(entry.body.expose(), limits)) else {
+        return Vec::new();
+    };
+    // Where a field goes does not depend on who sent it.
+    let none = std::collections::BTreeMap::new();
+    let name = entry.envelope.source.as_str();
+    let sender =
+        clinical::v2::Sender { name, utc_offset: None, assigners: &none, units: &none, authority: &[], received: None };
+    let told = clinical::v2::map(&message, &sender, limits).fates;
+    told.into_iter()
+        .map(|field| match field.fate {
+            clinical::v2::Fate::Mapped(to) => json!({ "field": field.path, "fate": "mapped", "to": to }),
+            clinical::v2::Fate::Kept(why) => json!({ "field": field.path, "fate": "kept", "why": why }),
+            clinical::v2::Fate::Unmapped => json!({ "field": field.path, "fate": "unmapped" }),
+        })
+        .collect()
 }
 
 /// The journal positions that each version of a resource came from, newest first. No content.

@@ -215,6 +215,11 @@ impl<'a> Message<'a> {
         (0..self.segments.len()).map(|index| Segment { message: self, index })
     }
 
+    /// The segment at a place among all, from 0.
+    pub fn segment_at(&self, index: usize) -> Option<Segment<'_>> {
+        (index < self.segments.len()).then_some(Segment { message: self, index })
+    }
+
     /// The first segment with this id.
     pub fn segment(&self, id: &str) -> Option<Segment<'_>> {
         self.segments().find(|s| s.id() == id)

@@ -1,13 +1,34 @@
 //! HL7 table 0354: the message structure that belongs to a type and trigger event (v2.8.2). Senders often write
 //! another one in MSH-9.3; this is what the standard says.
 
-/// The structure for a message code and trigger, where the standard has one: (`ADT`, `A08`) is `ADT_A01`.
-pub fn structure_of(code: &str, trigger: &str) -> Option<&'static str> {
+/// The structure for a message code and trigger in a version, where the standard has one: (`ADT`, `A08`) is `ADT_A01`.
+/// An unknown version is read as the newest.
+pub fn structure_of(code: &str, trigger: &str, version: &str) -> Option<&'static str> {
+    let changed = EARLIER.iter().find(|(of, at, upto, _)| *of == code && *at == trigger && before(version, upto));
+    if let Some((.., name)) = changed {
+        return Some(name);
+    }
     STRUCTURES
         .iter()
         .find(|(of, triggers, _)| *of == code && triggers.split(' ').any(|t| t == trigger))
         .map(|(.., name)| *name)
 }
+
+/// Whether a version is older than another: `2.3.1` than `2.4`.
+fn before(version: &str, than: &str) -> bool {
+    let parts = |text: &str| text.split('.').filter_map(|n| n.parse::<u32>().ok()).collect::<Vec<_>>();
+    let version = parts(version);
+    !version.is_empty() && version < parts(than)
+}
+
+/// Code, trigger, the version in which the structure became another, and what it was.
+const EARLIER: &[(&str, &str, &str, &str)] = &[
+    ("ADT", "A05", "2.4", "ADT_A01"),
+    ("ADT", "A14", "2.4", "ADT_A01"),
+    ("ADT", "A28", "2.4", "ADT_A01"),
+    ("ADT", "A31", "2.4", "ADT_A01"),
+    ("ADT", "A44", "2.7", "ADT_A43"),
+];
 
 const STRUCTURES: &[(&str, &str, &str)] = &[
     ("ADT", "A01 A04 A08 A13", "ADT_A01"),
@@ -57,6 +78,7 @@ const STRUCTURES: &[(&str, &str, &str)] = &[
     ("OUL", "R23", "OUL_R23"),
     ("OUL", "R24", "OUL_R24"),
     ("PPR", "PC1 PC2 PC3", "PPR_PC1"),
+    ("RAS", "O17", "RAS_O17"),
     ("RDE", "O11 O25", "RDE_O11"),
     ("RDS", "O13", "RDS_O13"),
     ("REF", "I12 I13 I14 I15", "REF_I12"),
@@ -70,9 +92,11 @@ mod tests {
 
     #[test]
     fn one_structure_serves_many_triggers() {
-        assert_eq!(structure_of("ADT", "A08"), Some("ADT_A01"));
-        assert_eq!(structure_of("ADT", "A31"), Some("ADT_A05"));
-        assert_eq!(structure_of("ADT", "A19"), None);
-        assert_eq!(structure_of("ORU", "R01"), Some("ORU_R01"));
+        assert_eq!(structure_of("ADT", "A08", "2.5.1"), Some("ADT_A01"));
+        assert_eq!(structure_of("ADT", "A31", "2.8.2"), Some("ADT_A05"));
+        assert_eq!(structure_of("ADT", "A31", "2.3.1"), Some("ADT_A01"));
+        assert_eq!(structure_of("ADT", "A31", ""), Some("ADT_A05"));
+        assert_eq!(structure_of("ADT", "A19", "2.5"), None);
+        assert_eq!(structure_of("ORU", "R01", "2.3"), Some("ORU_R01"));
     }
 }

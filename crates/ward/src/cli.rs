@@ -44,6 +44,9 @@ pub enum Command {
     /// The audit log on its way to others' receivers.
     #[command(subcommand)]
     Ship(Ship),
+    /// HL7 v2: what messages become.
+    #[command(subcommand)]
+    Hl7(Hl7),
     /// The journals.
     #[command(subcommand)]
     Journal(Journal),
@@ -258,6 +261,23 @@ pub enum Journal {
         /// journal-DOMAIN/INDEX
         position: Position,
     },
+}
+
+#[derive(Debug, Subcommand)]
+pub enum Hl7 {
+    /// What messages of a file become: each field and where it goes. Needs no node.
+    Map {
+        /// A file of one message, of several, or a batch.
+        file: PathBuf,
+        /// Also the resources they would make in an empty domain, with their content.
+        #[arg(long)]
+        explain: bool,
+        /// The source they would come from: its assigners, units and clock; by default a plain one.
+        #[arg(long)]
+        source: Option<String>,
+    },
+    /// Message by segment: mapped by the guide, by our own rows, or kept raw. A table in Markdown.
+    Coverage,
 }
 
 #[derive(Debug, Subcommand)]

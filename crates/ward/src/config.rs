@@ -272,6 +272,33 @@ struct Reader {
     findings: Vec<Finding>,
 }
 
+/// What a source says of its units and of what it may change.
+fn check_mapping(path: &str, source: &Source, reader: &mut Reader) {
+    for (sent, code) in &source.units {
+        // The grammar of UCUM's codes (§2.1): printable ASCII without blanks.
+        if code.is_empty() || !code.bytes().all(|b| b.is_ascii_graphic()) {
+            reader.find(
+                path,
+                &format!("units of source `{}` give `{sent}` a code that is none of UCUM: `{code}`", source.name),
+                "write a UCUM code such as mg/dL or 10*9/L",
+            );
+        }
+    }
+    for element in &source.authority {
+        let (rtype, top) = element.split_once('.').unwrap_or((element, ""));
+        let top = top.split('.').next().unwrap_or_default();
+        let known =
+            fhir::definitions::resource_type(rtype).is_some_and(|kind| top.is_empty() || kind.property(top).is_some());
+        if !known {
+            reader.find(
+                path,
+                &format!("authority of source `{}` names `{element}`, which is no element of R4", source.name),
+                "write a resource type or an element of one, such as Patient or Encounter.location",
+            );
+        }
+    }
+}
+
 impl Config {
     /// Reads and checks everything that is not policy or product; those have their own compilers.
     pub fn load(folder: &Path) -> Result<Config, Vec<Finding>> {
@@ -458,6 +485,7 @@ impl Config {
                         "write it as -05:00",
                     );
                 }
+                check_mapping(&path, source, reader);
             }
         }
     }

@@ -3,18 +3,20 @@
 //! The message's meaning is `v2`'s; here is what meets the state. A unit that cannot be used is set aside alone.
 
 use std::collections::{HashMap, HashSet};
+use std::sync::LazyLock;
 
 use base::{LogicalId, Ordinal, SourceName};
 use fhir::json::Value;
 use fhir::validate::Severity as IssueSeverity;
 use hl7v2::time::Offset;
+use parking_lot::Mutex;
 use store::SetAside;
 
 use super::fhir::{Failure, patient_of};
 use super::work::{Stage, Work};
 use super::{Gathered, RefineError, Refiner, WHOLE, source_uri};
 use crate::journal::JournalEntry;
-use crate::v2::{self, ApplyError, Fate, Key, Mapped, Problem, Sender, Severity, Unit};
+use crate::v2::{self, ApplyError, Key, Mapped, Problem, Sender, Severity, Unit};
 
 /// What became of one unit.
 enum Done {
@@ -107,6 +109,9 @@ impl Refiner {
             name: entry.envelope.source.as_str(),
             utc_offset: source.and_then(|source| Offset::parse(&source.utc_offset).ok()),
             assigners: source.map_or(&none, |source| &source.assigners),
+            units: source.map_or(&none, |source| &source.units),
+            authority: source.map_or(&[], |source| source.authority.as_slice()),
+            received: Some(entry.envelope.received),
         };
         Ok(v2::map(&message, &sender, &self.limits))
     }
@@ -243,19 +248,32 @@ fn aside(entry: &JournalEntry, problem: &Problem) -> SetAside {
     }
 }
 
-/// Every valued field is mapped, kept on purpose, or not mapped yet: counted per source.
+/// Every valued field is mapped, kept on purpose, or not mapped yet: counted per source, and per source and type.
 fn count_fates(gathered: &mut Gathered, source: &SourceName, mapped: &Mapped) {
-    let (mut fields, mut kept, mut unmapped) = (0, 0, 0);
-    for fate in &mapped.fates {
-        match fate.fate {
-            Fate::Mapped(_) => fields += 1,
-            Fate::Kept(_) => kept += 1,
-            Fate::Unmapped => unmapped += 1,
+    let totals = mapped.totals();
+    let counted =
+        [("fields-mapped", totals.mapped), ("fields-kept", totals.kept), ("fields-unmapped", totals.unmapped)];
+    for (counter, n) in counted {
+        gathered.count(source, counter, n);
+        gathered.count(source, of_type(counter, &mapped.event.code), n);
+    }
+}
+
+/// The counter of a type of message: `fields-mapped-adt`. Types without a map share one.
+fn of_type(counter: &'static str, code: &str) -> &'static str {
+    type Names = HashMap<(&'static str, String), &'static str>;
+    static NAMES: LazyLock<Mutex<Names>> = LazyLock::new(Mutex::default);
+    let code = if v2::has_map(code) { code.to_lowercase() } else { "other".to_owned() };
+    let mut names = NAMES.lock();
+    match names.get(&(counter, code.clone())) {
+        Some(name) => name,
+        None => {
+            // One for each of a few types, for the life of the process.
+            let name: &'static str = Box::leak(format!("{counter}-{code}").into_boxed_str());
+            names.insert((counter, code), name);
+            name
         }
     }
-    gathered.count(source, "fields-mapped", fields);
-    gathered.count(source, "fields-kept", kept);
-    gathered.count(source, "fields-unmapped", unmapped);
 }
 
 /// What we made ourselves must be valid FHIR; otherwise a person looks at it.
@@ -271,9 +289,13 @@ fn is_critical(unit: &Unit) -> bool {
     unit.draft.fields.iter().any(|field| {
         field.path == "interpretation"
             && match &field.change {
-                v2::Change::Set(value) | v2::Change::Default(value) => has_critical_code(value),
+                v2::Change::Set(value) | v2::Change::SetUnless(value, _) | v2::Change::Default(value) => {
+                    has_critical_code(value)
+                }
                 v2::Change::Items { values, .. } | v2::Change::Add(values) => values.iter().any(has_critical_code),
-                v2::Change::Remove | v2::Change::RemoveItems { .. } => false,
+                v2::Change::Remove | v2::Change::RemoveItems { .. } | v2::Change::Take(_) | v2::Change::Restore(_) => {
+                    false
+                }
             }
     })
 }

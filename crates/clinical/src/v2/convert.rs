@@ -7,6 +7,8 @@ use hl7v2::Element;
 use hl7v2::time::{DateTime, TimeError};
 
 use super::Sender;
+use super::plan::vocabulary as codes;
+use super::value::Units;
 use super::vocabulary::{self, Codes, Vocabulary, coding_system};
 
 /// Why a value could not be used: a short word for counting, and a sentence. Holds no value.
@@ -147,16 +149,20 @@ impl Context<'_> {
     /// EI of an order: id, namespace, universal id and its type. Placer and filler numbers of assigners without a
     /// universal id are kept apart.
     pub fn order_number(&self, ei: Element<'_>, role: &'static str) -> Option<Value> {
-        let value = leaf(ei.component(1))?;
-        let part = |n| leaf(ei.component(n));
+        self.entity(&|n| leaf(ei.component(n)), role)
+    }
+
+    /// An EI by its parts, which are components or, within an EIP, subcomponents.
+    fn entity(&self, part: &dyn Fn(usize) -> Option<String>, role: &'static str) -> Option<Value> {
+        let value = part(1)?;
         let own = self.system(part(2).as_deref(), part(3).as_deref(), part(4).as_deref());
         let system = own.unwrap_or_else(|| self.facility.clone());
-        let system = match system.starts_with("urn:wardmesh:") {
+        let system = match system.starts_with("urn:wardmesh:") && !role.is_empty() {
             true => format!("{system}:{}", role.to_lowercase()),
             false => system,
         };
         object([
-            ("type", Some(identifier_type(role))),
+            ("type", (!role.is_empty()).then(|| identifier_type(role))),
             ("system", Some(Value::from(system))),
             ("value", Some(Value::from(value))),
         ])
@@ -172,7 +178,7 @@ impl Context<'_> {
             return None;
         }
         let kind = if shift == 0 { part(7) } else { None };
-        let use_ = kind.and_then(|k| vocabulary::code(vocabulary::NAME_USE, &k));
+        let use_ = kind.and_then(|k| codes("NameType").code(&k));
         let period = if shift == 0 { self.period(name.component(12), name.component(13)) } else { None };
         object([
             ("use", use_.map(Value::from)),
@@ -289,15 +295,15 @@ impl Context<'_> {
         }
         let lines: Vec<Value> = [first, part(2)].into_iter().flatten().map(Value::from).collect();
         let kind = part(7);
-        let of = |codes: Codes| kind.as_deref().and_then(|k| vocabulary::code(codes, k)).map(Value::from);
+        let of = |name: &str| kind.as_deref().and_then(|k| codes(name).code(k)).map(Value::from);
         let district = part(9).or(county);
         let anything = !lines.is_empty() || [3, 4, 5, 6].into_iter().any(|n| part(n).is_some()) || district.is_some();
         if !anything {
             return None;
         }
         object([
-            ("use", of(vocabulary::ADDRESS_USE)),
-            ("type", of(vocabulary::ADDRESS_TYPE)),
+            ("use", of("AddressType[Use]")),
+            ("type", of("AddressType[Type]")),
             ("line", list(lines)),
             ("city", text(part(3))),
             ("district", text(district)),
@@ -312,7 +318,7 @@ impl Context<'_> {
     pub fn contact_point(&self, xtn: Element<'_>, default_use: Option<&'static str>) -> Option<Value> {
         let part = |n| leaf(xtn.component(n));
         let equipment = part(3);
-        let mut system = equipment.as_deref().and_then(|e| vocabulary::code(vocabulary::TELECOM_SYSTEM, e));
+        let mut system = equipment.as_deref().and_then(|e| codes("TelecommunicationEquipmentType").code(e));
         let number = part(1).or_else(|| part(12)).or_else(|| self.number_of_parts(xtn));
         let value = match (system, part(4)) {
             (Some("email") | None, Some(address)) if number.is_none() || address.contains('@') => {
@@ -326,7 +332,7 @@ impl Context<'_> {
             }
         };
         let used = match part(2) {
-            Some(code) => vocabulary::code(vocabulary::TELECOM_USE, &code).or(default_use),
+            Some(code) => codes("TelecommunicationUseCode").code(&code).or(default_use),
             None if equipment.as_deref() == Some("CP") => Some("mobile"),
             None => default_use,
         };
@@ -355,13 +361,99 @@ impl Context<'_> {
         Some(number)
     }
 
+    /// A part of an EIP: the subcomponents are those of an EI. Senders of an EI where an EIP is meant have the number in
+    /// the first part.
+    pub fn entity_part(&self, eip: Element<'_>, n: usize, role: &'static str) -> Option<Value> {
+        self.entity(&|k| whole(eip.component(n).subcomponent(k)), role)
+    }
+
+    /// A number in plain text, of the facility.
+    pub fn bare_number(&self, st: Element<'_>, kind: &str) -> Option<Value> {
+        let value = leaf(st)?;
+        let system = if kind.is_empty() { self.facility.clone() } else { format!("{}:{kind}", self.facility) };
+        object([("system", Some(Value::from(system))), ("value", Some(Value::from(value)))])
+    }
+
+    /// CWE: the code is the number, its system the one of the codes.
+    pub fn coded_number(&self, cwe: Element<'_>) -> Option<Value> {
+        let system = leaf(cwe.component(3)).map_or_else(|| self.facility.clone(), |name| coding_system(&name));
+        let value = leaf(cwe.component(1))?;
+        object([("system", Some(Value::from(system))), ("value", Some(Value::from(value)))])
+    }
+
+    /// XPN in one line.
+    pub fn name_text(&self, xpn: Element<'_>) -> Option<String> {
+        self.display_name(xpn, 0)
+    }
+
+    pub fn raw_code(&self, element: Element<'_>) -> Option<String> {
+        leaf(element).map(code_text)
+    }
+
+    /// A concept whose parts are subcomponents: code, text, system.
+    pub fn inner_concept(&self, part: Element<'_>) -> Option<Value> {
+        let at = |n| whole(part.subcomponent(n));
+        let (code, display) = (at(1), at(2));
+        let system = at(3).map(|name| coding_system(&name));
+        let said = display.clone().or_else(|| code.clone());
+        let coding = code.and_then(|code| {
+            object([("system", text(system)), ("code", text(Some(code_text(code)))), ("display", text(display))])
+        });
+        object([("coding", list(coding.into_iter().collect())), ("text", text(said))])
+    }
+
+    /// CWE in words, all repetitions in lines: original text, else name, else code.
+    pub fn words(&self, field: Element<'_>) -> Option<String> {
+        let said = |r: Element<'_>| [9, 2, 1].into_iter().find_map(|n| whole(r.component(n)));
+        let lines: Vec<String> = field.repetitions().filter_map(said).collect();
+        (!lines.is_empty()).then(|| lines.join("\n"))
+    }
+
+    /// All repetitions in lines.
+    pub fn lines(&self, field: Element<'_>) -> Option<String> {
+        let lines: Vec<String> = field.repetitions().filter_map(whole).collect();
+        (!lines.is_empty()).then(|| lines.join("\n"))
+    }
+
+    pub fn decimal(&self, element: Element<'_>) -> Converted {
+        let Some(sent) = leaf(element) else { return Ok(Said::Nothing) };
+        match super::value::number(&sent) {
+            Some(number) => Ok(Said::Value(Value::Number(number))),
+            None => Err(fault("number-invalid", "not a number: kept in the journal, not mapped")),
+        }
+    }
+
+    /// NM with its unit.
+    pub fn amount(&self, element: Element<'_>, units: &Units) -> Converted {
+        let Some(sent) = leaf(element) else { return Ok(Said::Nothing) };
+        match super::value::number(&sent) {
+            Some(number) => Ok(Said::Value(units.quantity(number, None))),
+            None => Err(fault("number-invalid", "not a number: kept in the journal, not mapped")),
+        }
+    }
+
+    /// CQ: number, and the unit in the second component.
+    pub fn quantity(&self, cq: Element<'_>) -> Converted {
+        self.amount(cq.component(1), &Units::inner(self, cq.component(2)))
+    }
+
+    pub fn time(&self, element: Element<'_>) -> Converted {
+        let Some(sent) = leaf(element) else { return Ok(Said::Nothing) };
+        Ok(Said::Value(Value::from(hl7v2::time::time_to_fhir(&sent)?.0)))
+    }
+
     /// CWE, CE, CNE, IS, ID, ST: the sender's codings as they came, and beside them the one of the vocabulary.
     pub fn concept(&self, cwe: Element<'_>, vocabulary: &Vocabulary) -> Option<Value> {
         let mut codings = Vec::new();
         for n in [1, 4] {
             codings.extend(self.coding_at(cwe, n, vocabulary));
         }
-        codings.extend(codings_of_vocabulary(leaf(cwe.component(1)).as_deref(), vocabulary));
+        if let Some(mapped) = codings_of_vocabulary(leaf(cwe.component(1)).as_deref(), vocabulary) {
+            let same = |c: &Value| ["system", "code"].iter().all(|part| c.get(part) == mapped.get(part));
+            if !codings.iter().any(same) {
+                codings.push(mapped);
+            }
+        }
         let said = leaf(cwe.component(9)).or_else(|| leaf(cwe.component(2)));
         let said = said.or_else(|| leaf(cwe.component(1)).filter(|_| codings.is_empty() || !has_system(&codings)));
         object([("coding", list(codings)), ("text", text(said))])
@@ -424,9 +516,9 @@ impl Context<'_> {
         Ok(Said::Value(json!([(extension(url, "valueDateTime", Value::from(told)))])))
     }
 
-    pub fn required_code(&self, element: Element<'_>, codes: Codes) -> Converted {
+    pub fn required_code(&self, element: Element<'_>, vocabulary: &Vocabulary) -> Converted {
         let Some(sent) = leaf(element) else { return Ok(Said::Nothing) };
-        match vocabulary::code(codes, &sent) {
+        match vocabulary.code(&sent) {
             Some(code) => Ok(Said::Value(Value::from(code))),
             None => {
                 Err(fault("code-unknown", "a code that its HL7 table does not have: kept in the journal, not mapped"))
@@ -436,7 +528,7 @@ impl Context<'_> {
 
     pub fn boolean(&self, element: Element<'_>) -> Converted {
         let Some(sent) = leaf(element) else { return Ok(Said::Nothing) };
-        match vocabulary::code(vocabulary::YES_NO, &sent) {
+        match codes("YesNoIndicator").code(&sent) {
             Some(answer) => Ok(Said::Value(Value::Bool(answer == "true"))),
             None => Err(fault("code-unknown", "neither Y nor N: kept in the journal, not mapped")),
         }
@@ -477,7 +569,7 @@ impl Context<'_> {
 
     /// PID-15: ISO 639 codes become BCP 47 beside what was sent.
     pub fn language(&self, cwe: Element<'_>) -> Option<Value> {
-        let mut concept = self.concept(cwe, &vocabulary::NONE)?;
+        let mut concept = self.concept(cwe, codes(""))?;
         let codes = [1, 4].into_iter().filter_map(|n| leaf(cwe.component(n)));
         let tag = codes.map(|c| c.to_lowercase()).find_map(|c| {
             let two = vocabulary::LANGUAGE.iter().find(|(_, tag)| *tag == c).map(|(_, tag)| *tag);
@@ -539,7 +631,7 @@ fn reference(rtype: &'static str, identifier: Option<Value>, display: Option<Str
 
 /// Table 0203; a type that it does not have is kept as text.
 pub fn identifier_type(code: &str) -> Value {
-    if vocabulary::IDENTIFIER_TYPES.split_ascii_whitespace().any(|known| known == code) {
+    if codes("IdentifierType").find(code).is_some() {
         json!({"coding": [(coding(vocabulary::V2_0203, code, None))]})
     } else {
         json!({"text": code})

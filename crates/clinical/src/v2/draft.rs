@@ -4,8 +4,9 @@
 //! To know "what the same field said before", items of repeating elements carry an element id (R4 §2.24.0.2, `Element.id`)
 //! that names their field and repetition: `PID-3.1`. Items without one came from elsewhere and are left alone.
 
-use std::collections::HashSet;
+use std::collections::{HashMap, HashSet};
 
+use base::Timestamp;
 use fhir::json::{Object, Value};
 
 use super::Key;
@@ -25,6 +26,8 @@ pub enum Policy {
 #[derive(Debug, Clone, PartialEq)]
 pub enum Change {
     Set(Value),
+    /// Unless it says one of these now: what a late or doubled event must not undo.
+    SetUnless(Value, &'static [&'static str]),
     /// Only where the resource says nothing yet.
     Default(Value),
     /// The items of a repeating element that the field (`PID-3`) says now, in place of those it said before.
@@ -34,6 +37,10 @@ pub enum Change {
     },
     /// Adds items that are not there yet, and takes none away: results of a report, links of a merge.
     Add(Vec<Value>),
+    /// Takes items away by their content.
+    Take(Vec<Value>),
+    /// Takes this item away; where it was there, the resource is in use again (`active` false goes).
+    Restore(Value),
     /// Removes what the field said before.
     RemoveItems {
         field: String,
@@ -53,6 +60,8 @@ pub struct Draft {
     pub rtype: &'static str,
     pub policy: Policy,
     pub fields: Vec<Field>,
+    /// When what it says was so. An element that something later said keeps that.
+    pub clock: Option<Timestamp>,
 }
 
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -69,6 +78,15 @@ pub enum ApplyError {
 const REQUIRED: &[(&str, &str)] = &[
     ("Encounter", "status"),
     ("Encounter", "class"),
+    ("Account", "status"),
+    ("Appointment", "status"),
+    ("DocumentReference", "status"),
+    ("Immunization", "status"),
+    ("Immunization", "vaccineCode"),
+    ("MedicationRequest", "status"),
+    ("MedicationRequest", "medicationCodeableConcept"),
+    ("Procedure", "status"),
+    ("ServiceRequest", "status"),
     ("Observation", "status"),
     ("Observation", "code"),
     ("DiagnosticReport", "status"),
@@ -77,6 +95,17 @@ const REQUIRED: &[(&str, &str)] = &[
 
 /// Choice elements (R4 §2.24.0.1): one type at a time.
 const CHOICES: &[(&str, &str)] = &[
+    ("AllergyIntolerance", "onset"),
+    ("ChargeItem", "occurrence"),
+    ("Condition", "abatement"),
+    ("Condition", "onset"),
+    ("Immunization", "occurrence"),
+    ("MedicationAdministration", "effective"),
+    ("MedicationAdministration", "medication"),
+    ("MedicationDispense", "medication"),
+    ("MedicationRequest", "medication"),
+    ("Procedure", "performed"),
+    ("ServiceRequest", "occurrence"),
     ("Patient", "deceased"),
     ("Patient", "multipleBirth"),
     ("Observation", "value"),
@@ -89,8 +118,25 @@ impl Field {
     fn part(&self) -> Option<&str> {
         match &self.change {
             Change::Items { field, .. } | Change::RemoveItems { field } => Some(field),
-            Change::Set(_) | Change::Default(_) | Change::Remove => Some(""),
-            Change::Add(_) => None,
+            Change::Set(_) | Change::SetUnless(..) | Change::Default(_) | Change::Remove => Some(""),
+            Change::Add(_) | Change::Take(_) | Change::Restore(_) => None,
+        }
+    }
+
+    /// Whether the resource says something where this speaks.
+    fn stands_in(&self, resource: &Object) -> bool {
+        let mut steps = self.path.split('.');
+        let mut at = steps.next().and_then(|step| resource.get(step));
+        for step in steps {
+            at = at.and_then(|value| value.get(step));
+        }
+        match (at, self.part()) {
+            (Some(Value::Array(list)), Some(part)) if !part.is_empty() => list.iter().any(|item| {
+                let id = item.get("id").and_then(Value::as_str);
+                id.and_then(|id| id.strip_prefix(part)).is_some_and(|rest| rest.starts_with('.'))
+            }),
+            (Some(value), _) => !is_empty(value),
+            (None, _) => false,
         }
     }
 
@@ -102,7 +148,7 @@ impl Field {
 
 impl Draft {
     pub fn new(rtype: &'static str, policy: Policy) -> Self {
-        Draft { rtype, policy, fields: Vec::new() }
+        Draft { rtype, policy, fields: Vec::new(), clock: None }
     }
 
     pub fn push(&mut self, path: &'static str, change: Change) {
@@ -124,8 +170,10 @@ impl Draft {
         let mut units = Vec::new();
         for field in &self.fields {
             match &field.change {
-                Change::Set(value) | Change::Default(value) => units_of(value, &mut units),
-                Change::Items { values, .. } | Change::Add(values) => {
+                Change::Set(value) | Change::SetUnless(value, _) | Change::Default(value) | Change::Restore(value) => {
+                    units_of(value, &mut units);
+                }
+                Change::Items { values, .. } | Change::Add(values) | Change::Take(values) => {
                     values.iter().for_each(|v| units_of(v, &mut units))
                 }
                 Change::Remove | Change::RemoveItems { .. } => {}
@@ -156,8 +204,11 @@ impl Draft {
             Some(Value::Object(object)) => object.clone(),
             _ => Object::from_iter([("resourceType", Value::from(self.rtype))]),
         };
+        let mut stamps = Stamps::read(&resource, current.is_some());
         for field in &self.fields {
-            self.apply_field(&mut resource, field, resolve)?;
+            if !self.is_stamped() || stamps.admits(field, self.clock, &resource) {
+                self.apply_field(&mut resource, field, resolve)?;
+            }
         }
         if let Key::Within { unit, natural } = key {
             let parent = resolve(*unit).ok_or(ApplyError::ParentMissing)?;
@@ -167,8 +218,52 @@ impl Draft {
             add(slot(&mut resource, "identifier"), vec![identifier]);
         }
         prune(&mut resource);
-        let next = Value::Object(resource);
-        Ok((current != Some(&next)).then_some(next))
+        if current.and_then(Value::as_object) == Some(&resource) {
+            return Ok(None);
+        }
+        if self.is_stamped() {
+            stamps.write(&mut resource);
+        }
+        Ok(Some(Value::Object(resource)))
+    }
+
+    /// Results have an order of their own, by their status; what is said of others is ordered by its time.
+    fn is_stamped(&self) -> bool {
+        self.clock.is_some() && !matches!(self.rtype, "Observation" | "DiagnosticReport" | "Specimen")
+    }
+
+    /// Keeps to what the source may change: elements such as `Patient` or `Encounter.location`. The rest is only said
+    /// where nothing is said yet. An empty list is everything.
+    pub fn keep_to(&mut self, authority: &[String]) {
+        if authority.is_empty() {
+            return;
+        }
+        let rtype = self.rtype;
+        let may = |path: &str| {
+            authority.iter().any(|element| match element.split_once('.') {
+                None => element == rtype,
+                Some((of, own)) => {
+                    of == rtype && path.strip_prefix(own).is_some_and(|rest| rest.is_empty() || rest.starts_with('.'))
+                }
+            })
+        };
+        self.fields.retain_mut(|field| {
+            if may(field.path) {
+                return true;
+            }
+            match &mut field.change {
+                Change::Set(value) | Change::SetUnless(value, _) => {
+                    field.change = Change::Default(std::mem::take(value));
+                    true
+                }
+                Change::Items { values, .. } => {
+                    field.change = Change::Default(Value::Array(std::mem::take(values)));
+                    true
+                }
+                Change::Default(_) | Change::Add(_) => true,
+                Change::Take(_) | Change::Restore(_) | Change::RemoveItems { .. } | Change::Remove => false,
+            }
+        });
     }
 
     fn apply_field(
@@ -183,10 +278,16 @@ impl Draft {
                 self.clear_choice(resource, field.path);
                 *slot(resource, field.path) = value;
             }
+            Change::SetUnless(value, unless) => {
+                let place = slot(resource, field.path);
+                if !place.as_str().is_some_and(|now| unless.contains(&now)) {
+                    *place = value.clone();
+                }
+            }
             Change::Default(value) => {
                 let value = resolved(value, resolve).ok_or(ApplyError::ParentMissing)?;
                 let place = slot(resource, field.path);
-                if place.is_null() {
+                if is_empty(place) {
                     *place = value;
                 }
             }
@@ -197,6 +298,20 @@ impl Draft {
             Change::RemoveItems { field: name } => replace_items(slot(resource, field.path), name, Vec::new()),
             Change::Add(values) => {
                 add(slot(resource, field.path), values.iter().filter_map(|v| resolved(v, resolve)).collect());
+            }
+            Change::Take(values) => {
+                let gone: HashSet<String> =
+                    values.iter().filter_map(|v| resolved(v, resolve)).map(|v| content(&v)).collect();
+                items(slot(resource, field.path)).retain(|item| !gone.contains(&content(item)));
+            }
+            Change::Restore(value) => {
+                let Some(gone) = resolved(value, resolve).map(|v| content(&v)) else { return Ok(()) };
+                let list = items(slot(resource, field.path));
+                let before = list.len();
+                list.retain(|item| content(item) != gone);
+                if list.len() < before {
+                    resource.remove("active");
+                }
             }
             Change::Remove if REQUIRED.contains(&(self.rtype, field.path)) => {}
             Change::Remove => {
@@ -233,11 +348,110 @@ impl Draft {
             _ => -1,
         };
         let said = self.fields.iter().rev().find_map(|f| match &f.change {
-            Change::Set(value) if f.path == "status" => value.as_str(),
+            Change::Set(value) | Change::SetUnless(value, _) if f.path == "status" => value.as_str(),
             _ => None,
         });
         let next = rank(said);
         next >= 0 && next < rank(current.get("status").and_then(Value::as_str))
+    }
+}
+
+/// When each element was last said, by the clocks of the events: kept with the resource, so that an event that comes late
+/// changes what is older than it and nothing else. One time for the whole, and those that differ.
+struct Stamps {
+    base: i64,
+    others: Vec<(String, i64)>,
+}
+
+/// The extension of `meta` that holds them: `1767225600 status=1767312000`, in seconds.
+const STAMPS: &str = "urn:wardmesh:stamps";
+
+impl Stamps {
+    fn read(resource: &Object, exists: bool) -> Stamps {
+        let text = resource.get("meta").and_then(|meta| meta.get("extension")).and_then(|list| {
+            let own = |e: &&Value| e.get("url").and_then(Value::as_str) == Some(STAMPS);
+            list.items().iter().find(own)?.get("valueString")?.as_str()
+        });
+        let mut words = text.unwrap_or_default().split(' ');
+        let base = words.next().and_then(|n| n.parse().ok());
+        let others =
+            words.filter_map(|w| w.rsplit_once('=')).filter_map(|(k, t)| Some((k.to_owned(), t.parse().ok()?)));
+        // What somebody wrote by the API has no stamps of ours: it stands from when it was written.
+        let written = || {
+            let at = resource.get("meta").and_then(|m| m.get("lastUpdated")).and_then(Value::as_str)?;
+            Some(fhir::time::parse(at)?.from_ms.div_euclid(1000))
+        };
+        let base = base.or_else(|| if exists { written() } else { None }).unwrap_or(i64::MIN);
+        Stamps { base, others: others.collect() }
+    }
+
+    /// Whether what was said then is not older than what stands; then it is what stands. Where nothing stands and nothing
+    /// was taken away since, what comes late is still news.
+    fn admits(&mut self, field: &Field, clock: Option<Timestamp>, resource: &Object) -> bool {
+        let Some(now) = clock.map(|c| c.0.div_euclid(1000)) else { return true };
+        let part = match field.part() {
+            None => return true,
+            Some(_) if matches!(field.change, Change::Default(_)) => return true,
+            Some("") => field.path.to_owned(),
+            Some(part) => format!("{}#{part}", field.path),
+        };
+        if self.base == i64::MIN {
+            self.base = now;
+        }
+        let at = self.others.iter().position(|(key, _)| *key == part);
+        let before = at.map_or(self.base, |at| self.others[at].1);
+        if now < before && (at.is_some() || field.stands_in(resource)) {
+            return false;
+        }
+        // What was taken away leaves its time behind, so that nothing older puts it back.
+        let removes = matches!(field.change, Change::Remove | Change::RemoveItems { .. });
+        match at {
+            Some(at) if now == self.base && !removes => drop(self.others.remove(at)),
+            Some(at) => self.others[at].1 = now,
+            None if now != self.base || removes => self.others.push((part, now)),
+            None => {}
+        }
+        true
+    }
+
+    fn write(&self, resource: &mut Object) {
+        if self.base == i64::MIN {
+            return;
+        }
+        let mut text = self.base.to_string();
+        for (key, at) in &self.others {
+            text.push_str(&format!(" {key}={at}"));
+        }
+        let own = fhir::json!({"url": STAMPS, "valueString": text});
+        let list = items(slot(resource, "meta.extension"));
+        list.retain(|e| e.get("url").and_then(Value::as_str) != Some(STAMPS));
+        list.push(own);
+    }
+}
+
+/// Leads references to units that are one with another to that other.
+pub fn redirect(field: &mut Field, same: &HashMap<u32, u32>) {
+    match &mut field.change {
+        Change::Set(value) | Change::SetUnless(value, _) | Change::Default(value) | Change::Restore(value) => {
+            redirect_value(value, same);
+        }
+        Change::Items { values, .. } | Change::Add(values) | Change::Take(values) => {
+            values.iter_mut().for_each(|v| redirect_value(v, same));
+        }
+        Change::Remove | Change::RemoveItems { .. } => {}
+    }
+}
+
+fn redirect_value(value: &mut Value, same: &HashMap<u32, u32>) {
+    match value {
+        Value::Object(object) => {
+            if let Some(first) = unit_of(object).and_then(|unit| same.get(&unit)) {
+                object.insert("reference", format!("{UNIT_REFERENCE}{first}"));
+            }
+            object.iter_mut().for_each(|(_, v)| redirect_value(v, same));
+        }
+        Value::Array(list) => list.iter_mut().for_each(|v| redirect_value(v, same)),
+        _ => {}
     }
 }
 

@@ -1,36 +1,46 @@
 //! HL7 v2 messages to FHIR R4, by table. Pure: a function of the message and of what is known about its sender.
 //!
 //! ```text
-//! message ─ map() → Mapped { units, fates, problems }        events.rs   what a trigger event does
-//!                     │                                      tables.rs   segment fields → elements
-//!   refiner: find or mint an id by each unit's Key           convert.rs  data types · value.rs  OBX-5
-//!                     ↓                                      vocabulary.rs, ucum.rs  codes and units
+//! message ─ map() → Mapped { units, fates, problems }    plan/   the tables of `maps`, compiled once
+//!                     │                                  build.rs   segments to places, groups, names, references
+//!                     │                                  rows.rs    fields to elements · tables.rs, convert.rs  data types
+//!                     │                                  resources.rs, keys.rs  what they need, and are found by
+//!                     │                                  hooks.rs, events.rs    results, merges, what an event does
+//!   refiner: find or mint an id by each unit's Key       value.rs  OBX-5 · vocabulary.rs, ucum.rs  codes and units
+//!                     ↓
 //!           Draft::apply(current, ids) → the next version    draft.rs
 //! ```
 //! Never reads silver, never mints ids: the refiner does (`refine`). Every valued field has a fate.
 
+mod account;
 mod build;
 mod convert;
 mod draft;
 mod events;
-mod person;
-mod result;
+mod hooks;
+mod keys;
+mod plan;
+mod resources;
+mod rows;
 mod tables;
 mod ucum;
 mod value;
-mod visit;
 mod vocabulary;
 
+#[cfg(test)]
+mod samples;
 #[cfg(test)]
 mod tests;
 
 use std::collections::BTreeMap;
 
-use base::Limits;
+use base::{Limits, Timestamp};
 use hl7v2::Message;
 use hl7v2::time::Offset;
 
+pub use account::{Covered, Totals, coverage, coverage_table, preview};
 pub use draft::{ApplyError, Change, Draft, Field, Policy, resource_reference};
+pub use events::has_map;
 
 /// What the source's configuration says about how it speaks.
 #[derive(Debug, Clone)]
@@ -41,6 +51,12 @@ pub struct Sender<'a> {
     pub utc_offset: Option<Offset>,
     /// Assigning authority (its namespace id or its universal id) to the system URI of its identifiers.
     pub assigners: &'a BTreeMap<String, String>,
+    /// The sender's unit strings to UCUM codes, before the common table.
+    pub units: &'a BTreeMap<String, String>,
+    /// Elements that the source may change; empty is all of them. See [`Draft::keep_to`].
+    pub authority: &'a [String],
+    /// When the message came: what it may at most claim to be from.
+    pub received: Option<Timestamp>,
 }
 
 /// What the message reports, from MSH-9 and EVN.
@@ -52,6 +68,8 @@ pub struct Event {
     pub structure: String,
     /// When it happened, as FHIR dateTime: EVN-6, else EVN-2, else MSH-7.
     pub occurred: Option<String>,
+    /// The same as a moment, where it can be true; else when the message came.
+    pub clock: Option<Timestamp>,
 }
 
 /// A message as FHIR.

@@ -1,10 +1,12 @@
 //! OBX-5 by the type in OBX-2 (v2-to-FHIR guide, OBX to Observation). Numbers keep every digit; what is no number is
 //! never made one.
 
+use base64::Engine as _;
+use base64::engine::general_purpose::STANDARD;
 use fhir::json;
 use fhir::json::{Number, Value};
-use hl7v2::Element;
 use hl7v2::time::{DateTime, time_to_fhir};
+use hl7v2::{Element, Segment};
 
 use super::convert::{Context, Fault, fault, leaf, whole};
 use super::{ucum, vocabulary};
@@ -29,15 +31,41 @@ fn remarked(element: &'static str, value: impl Into<Value>, code: &'static str, 
 /// OBX-6 as it stands beside a number.
 pub struct Units {
     text: Option<String>,
-    code: Option<&'static str>,
+    code: Option<String>,
 }
 
 impl Units {
     /// CWE: the code, else its text. UCUM only for strings that are known to be one.
-    pub fn read(field: Element<'_>) -> Units {
-        let (code, name) = (leaf(field.component(1)), leaf(field.component(2)));
-        let known = [&code, &name].into_iter().flatten().find_map(|unit| ucum::code(unit));
-        Units { text: code.or(name), code: known }
+    pub fn read(context: &Context<'_>, field: Element<'_>) -> Units {
+        Units::of(context, leaf(field.component(1)), leaf(field.component(2)))
+    }
+
+    /// The source's own table is asked first, then the common one; nothing is guessed.
+    fn of(context: &Context<'_>, code: Option<String>, name: Option<String>) -> Units {
+        let known = |unit: &String| match context.sender.units.get(unit) {
+            Some(own) => Some(own.clone()),
+            None => ucum::code(unit).map(str::to_owned),
+        };
+        let found = [&code, &name].into_iter().flatten().find_map(known);
+        Units { text: code.or(name), code: found }
+    }
+
+    pub fn none() -> Units {
+        Units { text: None, code: None }
+    }
+
+    /// The unit in another field of the segment; 0 is none.
+    pub fn of_field(context: &Context<'_>, segment: Segment<'_>, field: usize) -> Units {
+        match field {
+            0 => Units::none(),
+            n => Units::read(context, segment.field(n)),
+        }
+    }
+
+    /// A unit whose parts are subcomponents, as in CQ.
+    pub fn inner(context: &Context<'_>, part: Element<'_>) -> Units {
+        let at = |n| whole(part.subcomponent(n));
+        Units::of(context, at(1), at(2))
     }
 
     /// There is a unit, and it is none of the known ones.
@@ -54,9 +82,9 @@ impl Units {
             if let Some(text) = &self.text {
                 object.push("unit", text.as_str());
             }
-            if let Some(code) = self.code {
+            if let Some(code) = &self.code {
                 object.push("system", vocabulary::UCUM);
-                object.push("code", code);
+                object.push("code", code.as_str());
             }
         }
         quantity
@@ -229,7 +257,8 @@ fn range(field: Element<'_>, unit: &Units) -> Result<Observed, Fault> {
 
 /// One coded value, or as many components of the same code as there are repetitions.
 fn coded(context: &Context<'_>, field: Element<'_>, code: &Value) -> Observed {
-    let concepts: Vec<Value> = field.repetitions().filter_map(|r| context.concept(r, &vocabulary::NONE)).collect();
+    let concepts: Vec<Value> =
+        field.repetitions().filter_map(|r| context.concept(r, super::plan::vocabulary(""))).collect();
     match concepts.as_slice() {
         [one] => observed("valueCodeableConcept", one.clone()),
         [] => observed("valueString", text(field)),
@@ -296,6 +325,23 @@ fn media_type(kind: &str, subtype: &str) -> String {
         "" if kind == "text" => "text/plain".to_owned(),
         "" => "application/octet-stream".to_owned(),
         subtype => format!("{kind}/{subtype}"),
+    }
+}
+
+/// Plain text as an attachment.
+pub fn text_attachment(text: &str) -> Value {
+    json!({"contentType": "text/plain", "data": (STANDARD.encode(text))})
+}
+
+/// One text after another, each in its lines.
+pub fn join_texts(first: &mut Value, second: &Value) {
+    let text = |value: &Value| {
+        let data = value.get("data").and_then(Value::as_str).unwrap_or_default();
+        STANDARD.decode(data).ok().and_then(|bytes| String::from_utf8(bytes).ok()).unwrap_or_default()
+    };
+    let whole = format!("{}\n{}", text(first), text(second));
+    if let Some(object) = first.as_object_mut() {
+        object.insert("data", STANDARD.encode(whole));
     }
 }
 

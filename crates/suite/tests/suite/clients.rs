@@ -157,7 +157,7 @@ fn body_with_id(patient: &str, id: &str, family: &str) -> String {
 /// A node with something to show: two patients, one set-aside unit, a built product.
 async fn node_to_show(folder: &Path) -> Process {
     let process = Process::start(folder).await;
-    let appointment = text(&adt("S1", "A01", "M1", "Shown")).replace("ADT^A01^ADT_A01", "SIU^S12^SIU_S12");
+    let appointment = text(&adt("S1", "A01", "M1", "Shown")).replace("ADT^A01^ADT_A01", "MFN^M01^MFN_M01");
     let messages = [adt("C1", "A01", "M1", "Shown"), adt("C2", "A01", "M2", "Shown"), appointment.into_bytes()];
     process.send_all("adt-main", messages.iter().map(Vec::as_slice)).await;
     process.settle().await;

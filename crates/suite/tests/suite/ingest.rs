@@ -151,7 +151,14 @@ async fn ingest_hl7_files_are_in_silver_or_set_aside_with_a_reason() {
             let none = BTreeMap::new();
             let mapped = clinical::v2::map(
                 &message,
-                &clinical::v2::Sender { name: "any", utc_offset: None, assigners: &none },
+                &clinical::v2::Sender {
+                    name: "any",
+                    utc_offset: None,
+                    assigners: &none,
+                    units: &none,
+                    authority: &[],
+                    received: None,
+                },
                 &limits,
             );
             // A unit that says nothing new makes no version: so a message whose units all were known before makes none.

@@ -251,7 +251,7 @@ async fn law_5_what_is_refused_says_where_and_why() {
     assert_eq!(size, 0, "something of what was refused is in the journal");
 
     // What is a message of no known type is kept and set aside whole.
-    let appointment = good.replacen("ADT^A01^ADT_A01", "SIU^S12^SIU_S12", 1);
+    let appointment = good.replacen("ADT^A01^ADT_A01", "MFN^M01^MFN_M01", 1);
     assert_eq!(mesh.send_all("adt-main", [appointment.as_bytes()]).await, ["AA"]);
     mesh.settle().await;
     let aside = mesh.set_aside("ehr").await;
@@ -464,7 +464,14 @@ async fn fields_are_counted(mesh: &Mesh, stored: &BTreeMap<&str, Vec<&[u8]>>) {
             let message = hl7v2::parse(bytes, &limits).expect("a message");
             valued += valued_fields(&message);
             let none = BTreeMap::new();
-            let sender = clinical::v2::Sender { name: source, utc_offset: None, assigners: &none };
+            let sender = clinical::v2::Sender {
+                name: source,
+                utc_offset: None,
+                assigners: &none,
+                units: &none,
+                authority: &[],
+                received: None,
+            };
             for fate in clinical::v2::map(&message, &sender, &limits).fates {
                 match fate.fate {
                     clinical::v2::Fate::Mapped(_) => mapped += 1,

@@ -54,6 +54,10 @@ pub fn figures(plan: &Plan) -> Result<Vec<Figure>> {
             hl7.iter().for_each(|message| drop(black_box(hl7v2::parse(message, &limits))));
         })
         .under(hl7_told),
+        rate("HL7 v2 parse and map", hl7.iter().map(Vec::len).sum(), hl7.len(), plan.time, || {
+            hl7.iter().for_each(|message| map(message, &limits));
+        })
+        .under(hl7_told),
         rate("FHIR JSON parse", text, resources.len(), plan.time, || {
             bundles.iter().for_each(|bundle| drop(black_box(fhir::json::parse(bundle, &parse_limits))));
         })
@@ -93,6 +97,21 @@ fn rate(what: &str, bytes: usize, units: usize, time: Duration, mut round: impl 
     let each = rounds_per_second * units as f64;
     Figure::new(what, rounds_per_second * bytes as f64 / 1e6, "MB/s")
         .under(format!("one core, {:.1} MB in {units} units, {each:.0} units/s", bytes as f64 / 1e6))
+}
+
+/// One message to the drafts of its resources.
+fn map(bytes: &[u8], limits: &Limits) {
+    let Ok(message) = hl7v2::parse(bytes, limits) else { return };
+    let none = std::collections::BTreeMap::new();
+    let sender = clinical::v2::Sender {
+        name: "bench",
+        utc_offset: Some(hl7v2::time::Offset::UTC),
+        assigners: &none,
+        units: &none,
+        authority: &[],
+        received: None,
+    };
+    drop(black_box(clinical::v2::map(&message, &sender, limits)));
 }
 
 fn messages(file: &[u8], limits: &Limits) -> Vec<Vec<u8>> {

@@ -38,6 +38,10 @@ pub async fn journal(cli: &Cli, journal: &Journal) -> Result {
     for version in entry["versions"].as_array().into_iter().flatten() {
         say(&format!("  → {} version {}", text(version, "resource"), version["version"]));
     }
+    for field in entry["fields"].as_array().into_iter().flatten() {
+        let place = field["to"].as_str().or(field["why"].as_str()).unwrap_or_default();
+        say(&format!("  {:<12} {:<9} {place}", text(field, "field"), text(field, "fate")));
+    }
     for aside in entry["set_aside"].as_array().into_iter().flatten() {
         say(&format!("  {}", aside_line(aside)));
     }

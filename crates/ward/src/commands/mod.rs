@@ -11,6 +11,7 @@ pub mod doctor;
 pub mod downtime;
 pub mod erase;
 pub mod flow;
+pub mod hl7;
 pub mod ingest;
 pub mod init;
 pub mod keys;
