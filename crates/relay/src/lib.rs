@@ -13,6 +13,6 @@ mod send;
 mod work;
 
 pub use condition::Condition;
-pub use route::{Change, Route, Scheme, Target};
+pub use route::{Change, Route, Scheme, Target, is_message_type};
 pub use send::{Destination, SendError};
 pub use work::{Parts, Status, WorkError, Worker};

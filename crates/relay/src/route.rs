@@ -3,8 +3,8 @@
 use std::path::PathBuf;
 
 use base::{Purpose, SourceName};
+use hl7v2::Message;
 use hl7v2::edit::{Edit, Spot};
-use hl7v2::{Message, structure_of};
 use serde::{Deserialize, Serialize};
 
 use crate::condition::Condition;
@@ -236,6 +236,13 @@ impl std::fmt::Display for Target {
     }
 }
 
+/// `ADT` or `ADT^A01`, as sources and routes name what they take.
+pub fn is_message_type(word: &str) -> bool {
+    let is_word = |text: &str| text.len() == 3 && text.bytes().all(|b| b.is_ascii_uppercase() || b.is_ascii_digit());
+    let parts: Vec<&str> = word.split('^').collect();
+    parts.len() <= 2 && parts.into_iter().all(is_word)
+}
+
 impl Route {
     /// Whether a message of this source goes this way.
     pub fn takes(&self, source: &SourceName, message: &Message<'_>) -> bool {
@@ -273,18 +280,7 @@ impl Route {
     pub fn findings(&self) -> Vec<(String, String)> {
         let mut out = Vec::new();
         let mut find = |what: &str, help: &str| out.push((format!("route `{}` {what}", self.name), help.to_owned()));
-        let is_type = |word: &str| {
-            let mut parts = word.split('^');
-            match (parts.next(), parts.next(), parts.next()) {
-                (Some(code), None, None) => code.len() == 3,
-                // An event that the standard does not know is one of somebody's own: Z.
-                (Some(code), Some(event), None) => {
-                    structure_of(code, event).is_some() || code.len() == 3 && event.len() == 3
-                }
-                _ => false,
-            }
-        };
-        if let Some(word) = self.types.iter().find(|word| !is_type(word)) {
+        if let Some(word) = self.types.iter().find(|word| !is_message_type(word)) {
             find(&format!("takes `{word}`, which is no message type"), "write it as ADT or ADT^A01");
         }
         if self.to.scheme.is_tls() && self.authority.is_none() {

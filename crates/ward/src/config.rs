@@ -260,13 +260,6 @@ pub fn end_of_day(text: &str) -> Option<Timestamp> {
         .then(|| Timestamp((base::time::days_from_civil(year, month, day) + 1) * 86_400_000 - 1))
 }
 
-/// `ADT` or `ADT^A01`.
-fn is_message_type(word: &str) -> bool {
-    let parts: Vec<&str> = word.split('^').collect();
-    let is_word = |text: &&str| text.len() == 3 && text.bytes().all(|b| b.is_ascii_uppercase() || b.is_ascii_digit());
-    parts.len() <= 2 && parts.iter().all(is_word)
-}
-
 struct Reader {
     folder: PathBuf,
     findings: Vec<Finding>,
@@ -471,7 +464,7 @@ impl Config {
                         "write a number above 0",
                     );
                 }
-                if let Some(word) = source.accepts.iter().find(|word| !is_message_type(word)) {
+                if let Some(word) = source.accepts.iter().find(|word| !relay::is_message_type(word)) {
                     reader.find(
                         &path,
                         &format!("`accepts` of source `{}`: `{word}` is no message type", source.name),
