@@ -1,6 +1,8 @@
 //! Sealing and opening by the vault beside the bare cipher, turn about in one process, in processor time of one thread, so
 //! that other work on the machine does not count; then a million slots wrapped anew. `cargo run --release -p vault --example seal_bench`
 
+#![allow(clippy::print_stdout)] // Its figures are what it is for.
+
 use std::hint::black_box;
 use std::sync::Arc;
 

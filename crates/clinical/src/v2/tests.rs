@@ -244,6 +244,14 @@ fn protection_labels_the_record_until_it_is_lifted() {
 }
 
 #[test]
+fn a_merge_is_understood_where_the_visit_stands_before_it() {
+    let mut silver = Silver::default();
+    silver.take(&adt("A04", "PID|1||OLD^^^GENHOSP^MR||DOE^J\rPV1|1|O|||||||||||||||||V1\r"));
+    silver.take(&adt("A40", "PID|1||42^^^GENHOSP^MR||DOE^JANE\rPV1|1|I\rMRG|OLD^^^GENHOSP^MR\r"));
+    check(&silver, &[("Patient[0].active", Some("false")), ("Patient[0].link.0.type", Some("replaced-by"))]);
+}
+
+#[test]
 fn a_merge_keeps_the_loser_inactive_and_linked() {
     let mut silver = Silver::default();
     silver.take(&adt("A04", "PID|1||OLD^^^GENHOSP^MR||DOE^J\rPV1|1|O|||||||||||||||||V1\r"));

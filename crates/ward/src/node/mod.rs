@@ -121,10 +121,11 @@ pub async fn build(config: Config, around: Surroundings) -> Result<Node, StartEr
         config: ground.config.clone(),
     });
     rights.replay(&*estate);
-    let journal_of = |name: &DomainName| domains.get(name).map(|doors| doors.intake.journal().clone());
-    let routes = crate::routes::workers(&ground, &gate, journal_of).await?;
     let metrics = Arc::new(edge::Metrics::default());
     let listeners = bind(&ground, &gate, &domains, &metrics).await?;
+    // Development certificates are there once the listeners are.
+    let journal_of = |name: &DomainName| domains.get(name).map(|doors| doors.intake.journal().clone());
+    let routes = crate::routes::workers(&ground, &gate, journal_of).await?;
     let http = listeners.http.address().map_err(while_("asking for the HTTP address"))?;
     let info = NodeInfo {
         mesh: ground.config.mesh.name.clone(),

@@ -95,7 +95,8 @@ impl Structure {
             if self.groups[group].many
                 && let Some(place) = found(0, group).filter(|p| *p <= at)
             {
-                return Some((place, Some(group)));
+                // MRG speaks of the PID before it, wherever a sender puts it: it begins nothing.
+                return Some((place, (segment != "MRG").then_some(group)));
             }
         }
         // Out of order: said of the message as it stands.
