@@ -75,14 +75,16 @@ impl Silver {
             let found = match &unit.key {
                 Key::Identifiers(numbers) => numbers.iter().find_map(|(s, v)| self.find(unit.draft.rtype, s, v)),
                 Key::Within { unit: parent, natural } => {
-                    self.find(unit.draft.rtype, Key::WITHIN_SYSTEM, &Key::within(&names[parent], natural))
+                    // Refine sets such a unit aside.
+                    let Some(parent) = names.get(parent) else { continue };
+                    self.find(unit.draft.rtype, Key::WITHIN_SYSTEM, &Key::within(parent, natural))
                 }
             };
             let fresh = || format!("{}/{}-{}", unit.draft.rtype, self.resources.len(), unit.n);
             names.insert(unit.n, found.unwrap_or_else(fresh));
         }
         for unit in mapped.apply_order().into_iter().map(|at| &mapped.units[at]) {
-            let name = &names[&unit.n];
+            let Some(name) = names.get(&unit.n) else { continue };
             let at = self.resources.iter().position(|(id, _)| id == name);
             let current = at.map(|at| &self.resources[at].1);
             let next = unit.draft.apply(&unit.key, current, &|n| names.get(&n).cloned());

@@ -209,7 +209,7 @@ async fn routes_reach_another_node_by_mutual_tls_and_http() {
                     assert_eq!(request.headers()["content-type"], "x-application/hl7-v2+er7");
                     let body = request.into_body().collect().await.expect("a body").to_bytes();
                     let id = control_id(&String::from_utf8_lossy(&body));
-                    let is_busy = id == "C1" && !kept.lock().iter().any(|seen| *seen == id);
+                    let is_busy = id == "C1" && !kept.lock().contains(&id);
                     kept.lock().push(id);
                     let status = if is_busy { 503 } else { 200 };
                     Ok::<_, hyper::Error>(
