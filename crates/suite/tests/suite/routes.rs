@@ -242,7 +242,7 @@ async fn routes_reach_another_node_by_mutual_tls_and_http() {
     until_even(&mesh.client).await;
     mesh.settle().await;
     let status = mesh.client.get("/admin/status", None).await.expect("a status").to_string();
-    assert!(status.contains(r#""counter":"received","n":20,"source":"from-route""#), "{status}");
+    assert!(status.contains(r#""source":"from-route","counter":"received","n":20}"#), "{status}");
     let ids = posted.lock().clone();
     assert_eq!(ids.iter().filter(|id| *id == "C1").count(), 2, "a receiver that is busy is asked again: {ids:?}");
     assert_eq!(without_repeats(ids), (0..20).map(|n| format!("C{n}")).collect::<Vec<_>>());
