@@ -754,7 +754,12 @@ async fn law_9_the_doors_of_privacy_take_anything() {
             for (who, token) in [("officer", &officer), ("physician", &physician)] {
                 let mut https = process.https().await;
                 let answer = https.call(Method::POST, path, Some(token), &headers, body.clone()).await;
-                let answer = answer.unwrap_or_else(|error| panic!("{path}, body {n}, {who}: {error}"));
+                let answer = match answer {
+                    Ok(answer) => answer,
+                    // Refused by its head, and closed while the rest was still on its way.
+                    Err(ward::wire::WireError::Http(_)) if body.len() > 100_000 => continue,
+                    Err(error) => panic!("{path}, body {n}, {who}: {error}"),
+                };
                 assert!(
                     answer.status.is_client_error(),
                     "{path}, body {n}, {who}: {} {}",
