@@ -27,7 +27,6 @@ pub struct Parts {
     pub silver: Silver,
     pub book: RouteBook,
     pub gate: Gate,
-    pub destination: Destination,
     /// Who receives it, for the accounting of disclosures.
     pub recipient: String,
     pub limits: Arc<Limits>,
@@ -89,16 +88,13 @@ pub struct Worker {
 }
 
 impl Worker {
-    pub fn new(mut parts: Parts) -> Self {
+    pub fn new(parts: Parts, destination: Destination) -> Self {
         let shown = Status {
             name: parts.route.name.to_string(),
             domain: parts.domain.to_string(),
             to: parts.route.to.to_string(),
             ..Status::default()
         };
-        let placeholder =
-            Destination::new(parts.route.to.clone(), std::path::Path::new(""), None, true, Duration::ZERO);
-        let destination = std::mem::replace(&mut parts.destination, placeholder);
         Worker { parts, destination: destination.into(), shown: Mutex::new(shown) }
     }
 

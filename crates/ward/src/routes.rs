@@ -73,18 +73,18 @@ pub async fn workers(
             let book =
                 RouteBook::new(ground.catalog.clone(), domain.name.clone(), &route.name, journal.log().name().clone());
             begin(&ground.facts, &book, domain, route, journal.log().size()).await.map_err(while_(doing()))?;
-            workers.push(Arc::new(Worker::new(Parts {
+            let parts = Parts {
                 domain: domain.name.clone(),
                 route: route.clone(),
                 journal,
                 silver: ground.silver.clone(),
                 book,
                 gate: gate.clone(),
-                destination: destination(&ground.config, route)?,
                 recipient: recipient(&ground.config, route),
                 limits: ground.limits.clone(),
                 clock: ground.clock.clone(),
-            })));
+            };
+            workers.push(Arc::new(Worker::new(parts, destination(&ground.config, route)?)));
         }
     }
     Ok(workers)

@@ -7,21 +7,9 @@ use hyper::Method;
 use serde_json::{Value, json};
 use tempfile::TempDir;
 
-use crate::harness::{Mesh, Process, adt, mesh_folder, program, ward};
+use crate::harness::{Mesh, Process, adt, copy, mesh_folder, program, ward};
 
 /// Copies a folder with all in it.
-fn copy(from: &Path, to: &Path) {
-    std::fs::create_dir_all(to).expect("a writable folder");
-    for entry in std::fs::read_dir(from).expect("a folder").flatten() {
-        let to = to.join(entry.file_name());
-        if entry.path().is_dir() {
-            copy(&entry.path(), &to);
-        } else {
-            std::fs::copy(entry.path(), to).expect("a readable file");
-        }
-    }
-}
-
 /// `ward-verify` on a log of the mesh.
 async fn verify(folder: &Path) -> String {
     let key = std::fs::read_to_string(folder.join("vkey")).expect("the verifier key");

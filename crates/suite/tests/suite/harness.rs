@@ -348,6 +348,19 @@ pub fn edit(folder: &Path, file: &str, from: &str, to: &str) {
     std::fs::write(path, text.replace(from, to)).expect("a writable file");
 }
 
+/// Copies a folder as a person would, with its files' modes.
+pub fn copy(from: &Path, to: &Path) {
+    std::fs::create_dir_all(to).expect("a folder");
+    for entry in std::fs::read_dir(from).expect("a folder").flatten() {
+        let (path, target) = (entry.path(), to.join(entry.file_name()));
+        match entry.file_type().expect("a kind") {
+            kind if kind.is_dir() => copy(&path, &target),
+            kind if kind.is_file() => drop(std::fs::copy(&path, &target).expect("a copy")),
+            _ => {}
+        }
+    }
+}
+
 /// Adds a text to a file in a mesh folder; a new file where there is none.
 pub fn append(folder: &Path, file: &str, text: &str) {
     use std::io::Write;

@@ -16,7 +16,7 @@ use vault::{FileRoot, FileRootKeys, Kind, ObjectId, ObjectName, RootSecret, Slot
 use ward::wire::{HttpsClient, WireError};
 
 use crate::carve::{Needles, Searched};
-use crate::harness::{Mesh, Process, adt, domain, mesh_folder};
+use crate::harness::{Mesh, Process, adt, copy, domain, mesh_folder};
 
 const GONE: &str = "ZQERASEDFAMILY";
 const KEPT: &str = "ZQREMAINFAMILY";
@@ -105,18 +105,6 @@ async fn others(mesh: &Mesh, kept: &str) -> Vec<String> {
     let rows = mesh.sql("dr-lee", "SELECT mrn, family, birth_date FROM ehr.patients ORDER BY mrn").await;
     read.extend(rows.text().lines().filter(|row| !row.contains(GONE)).map(str::to_owned));
     read
-}
-
-fn copy(from: &Path, to: &Path) {
-    std::fs::create_dir_all(to).expect("a folder");
-    for entry in std::fs::read_dir(from).expect("a folder").flatten() {
-        let (path, target) = (entry.path(), to.join(entry.file_name()));
-        match entry.file_type().expect("a type") {
-            kind if kind.is_dir() => copy(&path, &target),
-            kind if kind.is_file() => drop(std::fs::copy(&path, &target).expect("a copy")),
-            _ => {}
-        }
-    }
 }
 
 #[tokio::test(flavor = "multi_thread")]

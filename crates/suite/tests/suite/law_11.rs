@@ -6,21 +6,8 @@ use std::path::Path;
 use base::PrincipalId;
 
 use crate::backup::{admit, json, patients, place, refused};
-use crate::harness::{Mesh, Process, adt, edit, mesh_folder};
+use crate::harness::{Mesh, Process, adt, copy, edit, mesh_folder};
 use crate::law_10::{both, erase};
-
-/// Copies a folder as a person would, with its files' modes.
-fn copy(from: &Path, to: &Path) {
-    std::fs::create_dir_all(to).expect("a folder");
-    for entry in std::fs::read_dir(from).expect("a folder").flatten() {
-        let (path, target) = (entry.path(), to.join(entry.file_name()));
-        match entry.file_type().expect("a kind") {
-            kind if kind.is_dir() => copy(&path, &target),
-            kind if kind.is_file() => drop(std::fs::copy(&path, &target).expect("a copy")),
-            _ => {}
-        }
-    }
-}
 
 #[tokio::test(flavor = "multi_thread")]
 async fn law_11_an_old_backup_revives_no_patient_and_no_principal() {
