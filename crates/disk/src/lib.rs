@@ -193,6 +193,23 @@ fn write_temps<D: Disk + ?Sized>(
     Ok(written)
 }
 
+/// Writes what a file shows over itself and syncs it: after a sync that failed, the system may show bytes that are
+/// nowhere but in its memory, and a later sync passes them by. Nobody else may write to the file meanwhile.
+pub fn write_again(disk: &dyn Disk, path: &Path) -> io::Result<()> {
+    const STEP: u64 = 1 << 20;
+    let file = disk.open(path)?;
+    let (bytes, mut at) = (file.bytes()?, 0);
+    let mut step = Vec::new();
+    while at < bytes {
+        step.resize((bytes - at).min(STEP) as usize, 0);
+        file.read_at(&mut step, at)?;
+        file.write_at(&step, at)?;
+        at += step.len() as u64;
+    }
+    file.sync()?;
+    disk.sync_folder(parent(path))
+}
+
 /// One open file.
 pub trait DiskFile: Send + Sync {
     /// Fills `out` from `offset`, or `UnexpectedEof`.

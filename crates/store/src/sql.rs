@@ -4,13 +4,16 @@
 //! the migrations alone. Values travel as bind parameters only. What is stored is `catalog`'s and `keys`'s matter.
 
 use std::fmt::Write as _;
-use std::path::Path;
+use std::io::ErrorKind;
+use std::path::{Path, PathBuf};
 use std::sync::{Arc, Once};
 use std::time::{Duration, Instant};
 
 use disk::{Disk, RealDisk};
 use sqlx::any::{AnyArguments, AnyConnectOptions, AnyPoolOptions};
-use sqlx::{Any, AnyConnection, AnyPool, Arguments as _, AssertSqlSafe, Executor as _, Row as _, Transaction};
+use sqlx::{
+    Any, AnyConnection, AnyPool, Arguments as _, AssertSqlSafe, Connection as _, Executor as _, Row as _, Transaction,
+};
 use tokio::sync::{Mutex, OwnedMutexGuard};
 
 use crate::StoreError;
@@ -57,8 +60,11 @@ impl Database {
     /// Opens or creates the database and brings its schema up to date. `sqlite:PATH` or `postgres://...`.
     pub async fn open(url: &str, migrations: &[Migration]) -> Result<Self, StoreError> {
         install_drivers();
-        let (backend, url) = prepare_url(url)?;
+        let (backend, url, file) = prepare_url(url)?;
         let options: AnyConnectOptions = url.parse()?;
+        if let Some(file) = file {
+            settle(&options, &file).await?;
+        }
         let pool = |connections: u32| {
             AnyPoolOptions::new()
                 .max_connections(connections)
@@ -70,7 +76,6 @@ impl Database {
                 .connect_with(options.clone())
         };
         let writer = pool(1).await?;
-        settle(&writer, backend).await?;
         migrate(&writer, backend, migrations).await?;
         let readers = pool(READERS_MAX).await?;
         Ok(Database { backend, readers, writer, turn: Arc::default() })
@@ -144,7 +149,7 @@ impl Database {
             connection.execute("PRAGMA locking_mode = EXCLUSIVE").await?;
             settings(&mut connection, Backend::Sqlite).await?;
         }
-        settle(&writer, Backend::Sqlite).await?;
+        empty_log(&mut *writer.acquire().await?).await?;
         migrate(&writer, Backend::Sqlite, migrations).await?;
         Ok(Database { backend: Backend::Sqlite, readers: writer.clone(), writer, turn: Arc::default() })
     }
@@ -152,9 +157,9 @@ impl Database {
 
 /// The file of a SQLite database is made here, so that nobody else can read it, and its name is durable: SQLite syncs
 /// the folder for its log alone.
-fn prepare_url(url: &str) -> Result<(Backend, String), StoreError> {
+fn prepare_url(url: &str) -> Result<(Backend, String, Option<PathBuf>), StoreError> {
     if url.starts_with("postgres:") || url.starts_with("postgresql:") {
-        return Ok((Backend::Postgres, url.to_owned()));
+        return Ok((Backend::Postgres, url.to_owned(), None));
     }
     let path = url.strip_prefix("sqlite:").ok_or_else(|| StoreError::unsupported("a catalog URL of this kind"))?;
     let path = path.strip_prefix("//").unwrap_or(path);
@@ -169,7 +174,7 @@ fn prepare_url(url: &str) -> Result<(Backend, String), StoreError> {
         .open(path)
         .and_then(|_| RealDisk.sync_folder(disk::parent(Path::new(path))))
         .map_err(|source| StoreError::Io { what: "make its database file", source })?;
-    Ok((Backend::Sqlite, format!("sqlite://{path}?mode=rw")))
+    Ok((Backend::Sqlite, format!("sqlite://{path}?mode=rw"), Some(path.into())))
 }
 
 /// FULL syncs the log at each commit (law 1); temporary tables stay in memory (law 2).
@@ -191,11 +196,52 @@ async fn settings(connection: &mut AnyConnection, backend: Backend) -> sqlx::Res
 }
 
 /// A process that died may have left commits in the system's memory that no sync took to the disk. SQLite shows them
-/// again: they are moved into the file, durably, before anybody reads or builds on them.
-async fn settle(pool: &AnyPool, backend: Backend) -> Result<(), StoreError> {
-    if backend == Backend::Sqlite {
-        sqlx::query("PRAGMA wal_checkpoint(TRUNCATE)").fetch_all(pool).await?;
+/// again: before anybody reads or builds on them they are written once more and moved into the file, durably. Where
+/// another process has the database open, that one has done it.
+async fn settle(options: &AnyConnectOptions, file: &Path) -> Result<(), StoreError> {
+    let log = log_of(file);
+    let io = |source| StoreError::Io { what: "write the database's log again", source };
+    match RealDisk.stat(&log) {
+        Ok(stat) if stat.bytes > 0 => {}
+        Ok(_) => return Ok(()),
+        Err(error) if error.kind() == ErrorKind::NotFound => return Ok(()),
+        Err(error) => return Err(io(error)),
     }
+    let mut alone = AnyConnection::connect_with(options).await?;
+    alone.execute("PRAGMA busy_timeout = 0").await?;
+    alone.execute("PRAGMA synchronous = FULL").await?;
+    alone.execute("PRAGMA locking_mode = EXCLUSIVE").await?;
+    // The first read takes the lock, which holds until this connection ends.
+    let is_alone = match alone.execute("SELECT 1 FROM sqlite_schema").await {
+        Ok(_) => true,
+        Err(error) if is_busy(&error) => false,
+        Err(error) => return Err(error.into()),
+    };
+    if is_alone {
+        tokio::task::spawn_blocking(move || disk::write_again(&RealDisk, &log))
+            .await
+            .map_err(|_| StoreError::Invalid("a task that panicked"))?
+            .map_err(io)?;
+        empty_log(&mut alone).await?;
+    }
+    Ok(alone.close().await?)
+}
+
+/// The log of a SQLite database.
+pub(crate) fn log_of(file: &Path) -> PathBuf {
+    let mut name = file.as_os_str().to_owned();
+    name.push("-wal");
+    name.into()
+}
+
+fn is_busy(error: &sqlx::Error) -> bool {
+    const SQLITE_BUSY: &str = "5";
+    error.as_database_error().and_then(|error| error.code()).is_some_and(|code| code == SQLITE_BUSY)
+}
+
+/// Moves the log into the file.
+async fn empty_log(connection: &mut AnyConnection) -> Result<(), StoreError> {
+    sqlx::query("PRAGMA wal_checkpoint(TRUNCATE)").fetch_all(connection).await?;
     Ok(())
 }
 

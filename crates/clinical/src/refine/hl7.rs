@@ -97,7 +97,23 @@ impl Refiner {
                 at: entry.envelope.received,
             });
         }
+        for named in &mapped.named {
+            self.touch(&mut stage, named).await?;
+        }
         stage.keep();
+        Ok(())
+    }
+
+    /// The entry is about everybody whom it names, also where that could not be used: its key must not outlive any of
+    /// them (law 10). Who is not known yet is somebody else until known, so that the key is held by nobody alone.
+    async fn touch(&self, stage: &mut Stage<'_, '_>, named: &v2::Named) -> Result<(), RefineError> {
+        let mut is_known = false;
+        for (rtype, system, value) in &named.numbers {
+            is_known |= !stage.find(rtype, system, value).await?.is_empty();
+        }
+        if !is_known {
+            stage.work.touched.insert(Ordinal::UNKNOWN);
+        }
         Ok(())
     }
 

@@ -187,7 +187,7 @@ async fn law_1_kills_under_mixed_load_lose_nothing_and_double_nothing() {
 }
 
 /// A permit of the test's own for everything in the journal of a domain.
-fn journal_permit(of: &str) -> Permit<Read> {
+pub fn journal_permit(of: &str) -> Permit<Read> {
     mint().mint(Grant {
         decision: 0,
         principal: base::PrincipalId::parse("suite").expect("a principal"),

@@ -17,6 +17,7 @@ use ward::wire::{HttpsClient, WireError};
 
 use crate::carve::{Needles, Searched};
 use crate::harness::{Mesh, Process, adt, copy, domain, mesh_folder};
+use crate::law_1::journal_permit;
 
 const GONE: &str = "ZQERASEDFAMILY";
 const KEPT: &str = "ZQREMAINFAMILY";
@@ -40,6 +41,21 @@ fn merge(control_id: &str, survivor: &str, loser: &str) -> Vec<u8> {
     let mut text = String::from_utf8(adt(control_id, "A40", survivor, KEPT)).expect("text");
     text.push_str(&format!("MRG|{loser}^^^GENHOSP^MR||||||{GONE}^Test\r"));
     text.into_bytes()
+}
+
+/// Names a patient by a merge that an A08 does not make.
+fn useless_merge(control_id: &str, of: &str, family: &str, named: &str) -> Vec<u8> {
+    let mut text = String::from_utf8(adt(control_id, "A08", of, family)).expect("text");
+    text.push_str(&format!("MRG|{named}^^^GENHOSP^MR||||||{GONE}^Test\r"));
+    text.into_bytes()
+}
+
+/// What the entries of the journal read like that still open.
+async fn readable(mesh: &Mesh) -> Vec<String> {
+    let journal = mesh.doors.domains[&domain("ehr")].intake.journal();
+    let entries = journal.read(&journal_permit("ehr"), 0, 10_000, usize::MAX).await.expect("a journal");
+    let text = |entry: clinical::JournalEntry| String::from_utf8_lossy(entry.body.expose()).into_owned();
+    entries.into_iter().flatten().map(text).collect()
 }
 
 /// A transaction about both patients: a note of each.
@@ -71,11 +87,14 @@ async fn prepared() -> (Mesh, String, String) {
     let mesh = Mesh::start_in(mesh_folder()).await;
     let messages = [
         adt("E1", "A01", "MRNZQKEPT1", KEPT),
+        useless_merge("E1B", "MRNZQKEPT1", KEPT, "MRNZQGONE1"),
         adt("E2", "A01", "MRNZQGONE1", GONE),
         adt("E3", "A08", "MRNZQGONE1", GONE),
         // Says nothing new: about its patient all the same.
         adt("E3B", "A08", "MRNZQGONE1", GONE),
         adt("E4", "A01", "MRNZQLATER", "ZQLATERFAMILY"),
+        // Before its patient is known, and after.
+        useless_merge("E4B", "MRNZQLATER", "ZQLATERFAMILY", "MRNZQGONE1"),
     ];
     let codes = mesh.send_all("adt-main", messages.iter().map(Vec::as_slice)).await;
     assert!(codes.iter().all(|code| code == "AA"), "{codes:?}");
@@ -182,6 +201,7 @@ async fn law_10_a_copy_from_before_opens_nothing_of_the_erased() {
     mesh.settle().await;
     mesh.build("ehr", "patients").await;
     let (before, frames) = (others(&mesh, &kept).await, frame_slots(&mesh));
+    assert!(readable(&mesh).await.iter().filter(|body| body.contains(GONE)).count() >= 6);
     let folder = mesh.stop().await;
     let old = tempfile::tempdir().expect("a folder");
     copy(folder.path(), old.path());
@@ -189,7 +209,9 @@ async fn law_10_a_copy_from_before_opens_nothing_of_the_erased() {
     let mesh = Mesh::start_in(folder).await;
     let certificate = erase(&mesh, &gone).await;
     eprintln!("{certificate}");
-    assert!(certificate.contains("scope key") && certificate.contains("2 shared journal entries replaced"));
+    assert!(certificate.contains("scope key") && certificate.contains("4 shared journal entries replaced"));
+    let named = readable(&mesh).await.iter().filter(|body| body.contains(GONE) || body.contains("MRNZQGONE1")).count();
+    assert_eq!(named, 0, "entries of others still name the erased");
     assert!(!certificate.contains(GONE) && certificate.contains("dr-lee for TREAT through fhir"));
     assert!(certificate.contains("dr-lee for TREAT through sql-http"));
     is_hidden_everywhere(&mesh, &gone).await;

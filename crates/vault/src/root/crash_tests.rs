@@ -114,22 +114,36 @@ impl Run {
         Ok(())
     }
 
-    /// The process begins anew, after a power cut or with the system still up.
-    async fn reopen(&mut self) {
+    /// The process is dead; the power went too, or the system is still up.
+    fn die(&self) {
         if self.below(3) > 0 {
             self.disk.power_cut()
         } else {
             self.disk.restart()
         }
         self.disk.set_space(None);
-        let open = |secret: &RootSecret| {
-            let secret = secret.clone();
-            let root = FileRoot { folder: self.folder.clone(), data_folder: "/mesh/data".into(), secret };
+    }
+
+    /// With the first secret that opens.
+    fn open(&self) -> Option<(RootSecret, FileRootKeys)> {
+        self.secrets.iter().find_map(|secret| {
+            let (folder, data_folder) = (self.folder.clone(), "/mesh/data".into());
+            let root = FileRoot { folder, data_folder, secret: secret.clone() };
             let entropy = Arc::new(SeededEntropy::new(self.chance.next_u64()));
-            FileRootKeys::open_on(Arc::new(self.disk.clone()), &root, entropy)
-        };
-        let opened = self.secrets.iter().find_map(|secret| Some((secret.clone(), open(secret).ok()?)));
-        let (secret, keys) = opened.unwrap_or_else(|| panic!("seed {}: the keys are lost", self.seed));
+            let keys = FileRootKeys::open_on(Arc::new(self.disk.clone()), &root, entropy).ok()?;
+            Some((secret.clone(), keys))
+        })
+    }
+
+    /// The process begins anew; another crash may come while it puts in order what the one before left.
+    async fn reopen(&mut self) {
+        self.die();
+        while self.below(3) == 0 {
+            self.break_something();
+            drop(self.open());
+            self.die();
+        }
+        let (secret, keys) = self.open().unwrap_or_else(|| panic!("seed {}: the keys are lost", self.seed));
         self.secrets = vec![secret];
         self.keys = keys;
     }
