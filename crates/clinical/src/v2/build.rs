@@ -159,7 +159,8 @@ impl<'m> Builder<'m> {
             None => self.unmapped_type(),
         }
         let units = super::resources::finish(&mut self);
-        Mapped { event: self.event, units, fates: self.fates, problems: self.problems }
+        let named = self.named();
+        Mapped { event: self.event, units, named, fates: self.fates, problems: self.problems }
     }
 
     /// Gives every segment its place in the structure.

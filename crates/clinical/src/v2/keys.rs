@@ -21,6 +21,20 @@ const IMMUNIZATION_SYSTEM: &str = "urn:wardmesh:immunization";
 
 type Number = (String, String);
 
+/// Every number by which one PID or MRG names a human being, whether the message uses it or not.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Named {
+    /// (type of resource, system, value).
+    pub numbers: Vec<(&'static str, String, String)>,
+}
+
+/// Segments that name a patient, and their CX fields with what they number. PID-21 is the mother's: that is the child's
+/// own data about her.
+const NAMING: [(&str, &[(usize, &str)]); 2] = [
+    ("PID", &[(2, "Patient"), (3, "Patient"), (4, "Patient"), (18, "Account")]),
+    ("MRG", &[(1, "Patient"), (2, "Patient"), (4, "Patient"), (3, "Account"), (5, "Encounter")]),
+];
+
 /// Where a number of a placer or filler stands: segment, field, role.
 type Place = (&'static str, usize, &'static str);
 
@@ -34,6 +48,19 @@ pub(super) fn pair(identifier: &Value) -> Option<Number> {
 }
 
 impl<'m> Builder<'m> {
+    /// Whom the message names, segment by segment; one that holds no number is left out.
+    pub(super) fn named(&self) -> Vec<Named> {
+        let naming = |segment: Segment<'m>| {
+            let (_, fields) = NAMING.into_iter().find(|(id, _)| *id == segment.id())?;
+            let numbers = fields.iter().flat_map(|(n, rtype)| {
+                let pairs = segment.field(*n).repetitions().filter_map(|cx| pair(&self.context.identifier(cx, "")?));
+                pairs.map(|(system, value)| (*rtype, system, value)).collect::<Vec<_>>()
+            });
+            Some(Named { numbers: numbers.collect() }).filter(|named| !named.numbers.is_empty())
+        };
+        self.message.segments().filter(|segment| segment.is_segment()).filter_map(naming).collect()
+    }
+
     /// (system, value) of the CX fields that name a person, best first.
     pub(super) fn person_numbers(&self, segment: Segment<'m>, fields: &[usize]) -> Vec<Number> {
         let all: Vec<(String, Value)> = fields

@@ -41,6 +41,7 @@ use hl7v2::time::Offset;
 pub use account::{Covered, Totals, coverage, coverage_table, preview};
 pub use draft::{ApplyError, Change, Draft, Field, Policy, resource_reference};
 pub use events::has_map;
+pub use keys::Named;
 
 /// What the source's configuration says about how it speaks.
 #[derive(Debug, Clone)]
@@ -78,6 +79,8 @@ pub struct Mapped {
     pub event: Event,
     /// In an order in which every unit comes after those it is found within.
     pub units: Vec<Unit>,
+    /// Whom PID and MRG name, used or not.
+    pub named: Vec<Named>,
     /// One for each valued field, in the order of the message.
     pub fates: Vec<FieldFate>,
     pub problems: Vec<Problem>,
