@@ -14,7 +14,7 @@ use object_store::ObjectStoreExt as _;
 use object_store::path::Path as ObjectPath;
 use parking_lot::RwLock;
 use serde::{Deserialize, Serialize};
-use vault::{Kind, ObjectName, Slot, Vault};
+use vault::{Kind, ObjectId, ObjectName, Slot, Vault};
 
 use crate::envelope::{Content, Envelope};
 
@@ -161,10 +161,11 @@ impl Journal {
     ) -> Result<Vec<Result<JournalEntry, JournalError>>, JournalError> {
         permit.covers_kind(&self.domain, Layer::Bronze, Self::KIND)?;
         let sealed = self.log.read(from, entries_max, bytes_max)?;
+        let stored = self.stored_slots(&sealed).await?;
         let mut out = Vec::with_capacity(sealed.len());
         for entry in sealed {
             let (index, appended) = (entry.index, entry.appended);
-            let opened = match self.open(entry).await {
+            let opened = match self.open(entry, &stored).await {
                 Err(JournalError::Destroyed { .. }) => self.successor_of(index, appended).await,
                 other => other,
             };
@@ -195,7 +196,14 @@ impl Journal {
     pub(crate) async fn open_at(&self, index: u64) -> Result<JournalEntry, JournalError> {
         let unreadable = JournalError::Unreadable { index, reason: "it is not in the log" };
         let entry = self.log.read(index, 1, usize::MAX)?.pop().ok_or(unreadable)?;
-        self.open(entry).await
+        let stored = self.stored_slots(std::slice::from_ref(&entry)).await?;
+        self.open(entry, &stored).await
+    }
+
+    /// The re-wrapped slots of entries, where refine has stored them.
+    async fn stored_slots(&self, entries: &[ledger::Entry]) -> Result<HashMap<ObjectId, Slot>, JournalError> {
+        let slots = entries.iter().flat_map(|entry| entry.slots.chunks(Slot::BYTES)).filter_map(Slot::from_bytes);
+        Ok(self.vault.stored_slots(&slots.map(|slot| slot.object).collect::<Vec<_>>()).await?)
     }
 
     /// Names the entries that take the place of others; of several the last one counts. Before refine reads them.
@@ -233,7 +241,8 @@ impl Journal {
         }
     }
 
-    async fn open(&self, entry: ledger::Entry) -> Result<JournalEntry, JournalError> {
+    /// Opens by the re-wrapped slots where refine has stored some, else by those of the frame.
+    async fn open(&self, entry: ledger::Entry, stored: &HashMap<ObjectId, Slot>) -> Result<JournalEntry, JournalError> {
         let index = entry.index;
         let unreadable = |reason| JournalError::Unreadable { index, reason };
         let slots: Vec<Slot> = entry
@@ -248,15 +257,15 @@ impl Journal {
         let [envelope_slot, body_slot, rest @ ..] = slots.as_slice() else {
             return Err(unreadable("it has not a slot for each part"));
         };
-        let envelope = self.open_part(index, envelope_slot, ENVELOPE, envelope_part).await?;
+        let envelope = self.open_part(index, newest(stored, envelope_slot), ENVELOPE, envelope_part).await?;
         let envelope = Envelope::from_bytes(&envelope).ok_or_else(|| unreadable("its envelope is malformed"))?;
-        let body = self.open_part(index, body_slot, BODY, body_part).await?;
+        let body = self.open_part(index, newest(stored, body_slot), BODY, body_part).await?;
         let mut large = None;
         let body = match body.split_first() {
             Some((0, inline)) => Bytes::copy_from_slice(inline),
             Some((1, reference)) => {
                 let slot = rest.first().ok_or_else(|| unreadable("its large object has no slot"))?;
-                let (path, body) = self.open_large(index, slot, reference).await?;
+                let (path, body) = self.open_large(index, newest(stored, slot), reference).await?;
                 large = Some(path);
                 body
             }
@@ -278,12 +287,8 @@ impl Journal {
         Ok((reference.path, body))
     }
 
-    /// Opens by the re-wrapped slot where refine has stored one, else by the slot of the frame.
     async fn open_part(&self, index: u64, slot: &Slot, part: u64, sealed: &[u8]) -> Result<vault::Plain, JournalError> {
-        let opened = match self.vault.open_object(slot.object, self.name(part), sealed).await {
-            Err(vault::VaultError::NoSlot) => self.vault.open_with_slot(slot, self.name(part), sealed).await,
-            other => other,
-        };
+        let opened = self.vault.open_with_slot(slot, self.name(part), sealed).await;
         opened.map_err(|error| match error {
             vault::VaultError::Destroyed | vault::VaultError::NoSlot => JournalError::Destroyed { index },
             vault::VaultError::Tampered => {
@@ -296,6 +301,10 @@ impl Journal {
             other => other.into(),
         })
     }
+}
+
+fn newest<'a>(stored: &'a HashMap<ObjectId, Slot>, slot: &'a Slot) -> &'a Slot {
+    stored.get(&slot.object).unwrap_or(slot)
 }
 
 /// Refine reads the journal with its permit to write silver; people read it with a permit to read.

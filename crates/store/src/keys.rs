@@ -299,16 +299,24 @@ impl KeyTable for SqlKeyTable {
     }
 
     async fn insert_scope(&self, row: &ScopeRow) -> Result<ScopeRow, VaultError> {
+        let stands = self.insert_scopes(std::slice::from_ref(row)).await?.pop();
+        stands.ok_or(VaultError::Invalid("a scope that was not stored"))
+    }
+
+    async fn insert_scopes(&self, rows: &[ScopeRow]) -> Result<Vec<ScopeRow>, VaultError> {
         let mut turn = self.db.write().await.map_err(outage)?;
-        let stands = match standing(&mut turn.tx, row).await? {
-            Some(stands) => stands,
-            None => {
-                insert_scope(&mut turn.tx, row).await?;
-                row.clone()
-            }
-        };
+        let mut stand = Vec::with_capacity(rows.len());
+        for row in rows {
+            stand.push(match standing(&mut turn.tx, row).await? {
+                Some(stands) => stands,
+                None => {
+                    insert_scope(&mut turn.tx, row).await?;
+                    row.clone()
+                }
+            });
+        }
         turn.commit().await.map_err(outage)?;
-        Ok(stands)
+        Ok(stand)
     }
 
     async fn change_scopes(&self, changes: &[ScopeChange]) -> Result<(), VaultError> {

@@ -99,9 +99,10 @@ async fn scopes(table: &dyn KeyTable) {
     let late = row(11, scope("ehr", patient, 2026), 0, 1);
     assert_eq!(table.insert_scope(&late).await.unwrap(), first, "the first writer wins");
     assert!(find(table, &ScopeQuery::Id(late.id), 9).await.is_empty());
+    let others = [row(12, scope("ehr", patient, 2026), 1, 1), late, row(13, scope("ehr", patient, 2027), 0, 2)];
+    let expected = [others[0].clone(), first.clone(), others[2].clone()];
+    assert_eq!(table.insert_scopes(&others).await.unwrap(), expected, "the first writer wins, row by row");
     for other in [
-        row(12, scope("ehr", patient, 2026), 1, 1),
-        row(13, scope("ehr", patient, 2027), 0, 2),
         row(14, scope("laboratory", patient, 2026), 0, 2),
         row(15, scope("ehr", Holder::Shared, 2026), 0, 2),
         row(16, scope("ehr", Holder::Unassigned(u64::MAX >> 1), 2026), 0, 2),

@@ -99,16 +99,41 @@ impl Vault {
     }
 
     pub(crate) async fn make_scope(&self, scope: &Scope, generation: u32) -> Result<ScopeRow, VaultError> {
-        let id = ScopeId(*self.inner.random.bytes::<16>());
-        let key = self.inner.random.key();
-        // Held until the row is stored: no turn of the epoch may overtake it.
+        self.make_scopes(&[scope], generation).await?.pop().ok_or(VaultError::Tampered)
+    }
+
+    /// Makes the first keys of those scopes that have none yet, in one durable step for all of them.
+    pub(crate) async fn make_ready(&self, scopes: impl Iterator<Item = &Scope>) -> Result<(), VaultError> {
+        let mut missing = Vec::new();
+        for scope in scopes {
+            if self.inner.cache.current(scope, self.inner.clock.now()).is_none()
+                && self.generations(scope).await?.is_empty()
+            {
+                missing.push(scope);
+            }
+        }
+        for batch in missing.chunks(self.batch_max()) {
+            self.make_scopes(batch, 0).await?;
+        }
+        Ok(())
+    }
+
+    async fn make_scopes(&self, scopes: &[&Scope], generation: u32) -> Result<Vec<ScopeRow>, VaultError> {
+        let fresh: Vec<(ScopeId, Key)> =
+            scopes.iter().map(|_| (ScopeId(*self.inner.random.bytes::<16>()), self.inner.random.key())).collect();
+        // Held until the rows are stored: no turn of the epoch may overtake them.
         let epoch = self.inner.epoch.read().await;
-        let aad = scope_aad(id, scope, generation, *epoch);
-        let item = WrapItem { aad: &aad, bytes: &key[..] };
-        let wrapped = self.inner.root.wrap(*epoch, &[item]).await?.pop().ok_or(VaultError::Tampered)?;
-        let row = ScopeRow {
-            id,
-            scope: scope.clone(),
+        let aads: Vec<Vec<u8>> =
+            fresh.iter().zip(scopes).map(|((id, _), scope)| scope_aad(*id, scope, generation, *epoch)).collect();
+        let items: Vec<WrapItem<'_>> =
+            fresh.iter().zip(&aads).map(|((_, key), aad)| WrapItem { aad, bytes: &key[..] }).collect();
+        let wrapped = self.inner.root.wrap(*epoch, &items).await?;
+        if wrapped.len() != scopes.len() {
+            return Err(VaultError::Tampered);
+        }
+        let made = |((id, _), (scope, wrapped)): (&(ScopeId, Key), (&&Scope, Vec<u8>))| ScopeRow {
+            id: *id,
+            scope: (*scope).clone(),
             generation,
             epoch: *epoch,
             wrapped,
@@ -116,11 +141,14 @@ impl Vault {
             created: self.inner.clock.now(),
             state: ScopeState::Living,
         };
-        let stands = self.inner.table.insert_scope(&row).await?;
-        if stands.id == id {
-            self.inner.uses.begin(id);
+        let rows: Vec<ScopeRow> = fresh.iter().zip(scopes.iter().zip(wrapped)).map(made).collect();
+        let stand = self.inner.table.insert_scopes(&rows).await?;
+        for (row, stands) in rows.iter().zip(&stand) {
+            if stands.id == row.id {
+                self.inner.uses.begin(row.id);
+            }
         }
-        Ok(stands)
+        Ok(stand)
     }
 
     async fn unwrap_scope(&self, row: ScopeRow) -> Result<ScopeKey, VaultError> {

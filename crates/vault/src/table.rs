@@ -141,6 +141,15 @@ pub trait KeyTable: SecretTable {
     /// first writer wins.
     async fn insert_scope(&self, row: &ScopeRow) -> Result<ScopeRow, VaultError>;
 
+    /// As [`KeyTable::insert_scope`], of many rows in one durable step where the table can.
+    async fn insert_scopes(&self, rows: &[ScopeRow]) -> Result<Vec<ScopeRow>, VaultError> {
+        let mut stand = Vec::with_capacity(rows.len());
+        for row in rows {
+            stand.push(self.insert_scope(row).await?);
+        }
+        Ok(stand)
+    }
+
     /// Applies the changes, all or none; durable when it returns.
     async fn change_scopes(&self, changes: &[ScopeChange]) -> Result<(), VaultError>;
 

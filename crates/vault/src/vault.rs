@@ -257,6 +257,34 @@ impl Vault {
         Ok(out)
     }
 
+    /// As [`Vault::rewrap`], for many scopes at once: their new slots are stored together.
+    pub async fn rewrap_each(&self, groups: &HashMap<Scope, Vec<Slot>>) -> Result<(), VaultError> {
+        self.make_ready(groups.keys()).await?;
+        let mut fresh = Vec::new();
+        for (to, slots) in groups {
+            fresh.extend(self.rewrap_batch(slots, to).await?);
+        }
+        for batch in fresh.chunks(self.batch_max()) {
+            self.inner.table.put_slots(batch).await?;
+        }
+        Ok(())
+    }
+
+    /// The slots in the table of those objects that have one there.
+    pub async fn stored_slots(&self, objects: &[ObjectId]) -> Result<HashMap<ObjectId, Slot>, VaultError> {
+        let mut found = HashMap::new();
+        for batch in objects.chunks(self.batch_max()) {
+            for (object, slot) in batch.iter().zip(self.inner.table.get_slots(batch).await?) {
+                match slot {
+                    Some(slot) if slot.object == *object => drop(found.insert(*object, slot)),
+                    Some(_) => return Err(VaultError::Tampered),
+                    None => {}
+                }
+            }
+        }
+        Ok(found)
+    }
+
     /// Like [`Vault::rewrap`], from the slots in the table. An object without a slot is [`VaultError::NoSlot`].
     pub async fn rewrap_objects(&self, objects: &[ObjectId], to: &Scope) -> Result<Vec<Slot>, VaultError> {
         let mut slots = Vec::with_capacity(objects.len());

@@ -30,16 +30,17 @@ enum Done {
 }
 
 impl Refiner {
-    /// Refines a message. `only` names the units a replay asks for; the others are found and not changed.
+    /// Refines a message, mapped by [`Refiner::map`]. `only` names the units a replay asks for; the others are found and not changed.
     pub(super) async fn refine_hl7(
         &self,
         work: &mut Work<'_>,
         gathered: &mut Gathered,
         entry: &JournalEntry,
+        mapped: Result<Mapped, hl7v2::Malformed>,
         only: Option<&HashSet<u32>>,
     ) -> Result<(), RefineError> {
         let source = &entry.envelope.source;
-        let mapped = match self.map(entry) {
+        let mapped = match mapped {
             Ok(mapped) => mapped,
             Err(fault) => {
                 self.set_aside_whole(gathered, entry, "malformed", &fault.to_string());
@@ -117,7 +118,8 @@ impl Refiner {
         Ok(())
     }
 
-    fn map(&self, entry: &JournalEntry) -> Result<Mapped, hl7v2::Malformed> {
+    /// What a message says. Looks at no state.
+    pub(super) fn map(&self, entry: &JournalEntry) -> Result<Mapped, hl7v2::Malformed> {
         let message = hl7v2::parse(entry.body.expose(), &self.limits)?;
         let source = self.sources.get(&entry.envelope.source);
         let none = std::collections::BTreeMap::new();
@@ -236,19 +238,29 @@ async fn find(stage: &mut Stage<'_, '_>, unit: &Unit, places: &HashMap<u32, Plac
         Key::Identifiers(keys) => keys,
         Key::Within { unit, natural } => {
             let Some(parent) = places.get(unit) else { return Ok(Found::NoParent) };
+            if stage.is_fresh(parent.rtype, &parent.id) {
+                // Silver knows nothing within what it does not know.
+                let value = Key::within(&parent.reference(), natural);
+                return Ok(found(stage.find_staged(rtype, Key::WITHIN_SYSTEM, &value).await?));
+            }
             within = [(Key::WITHIN_SYSTEM.to_owned(), Key::within(&parent.reference(), natural))];
             &within
         }
     };
     for (system, value) in keys {
-        let mut ids = stage.find(rtype, system, value).await?;
-        match ids.len() {
-            0 => {}
-            1 => return Ok(ids.pop().map_or(Found::None, Found::One)),
-            _ => return Ok(Found::Many),
+        match found(stage.find(rtype, system, value).await?) {
+            Found::None => {}
+            other => return Ok(other),
         }
     }
     Ok(Found::None)
+}
+
+fn found(mut ids: Vec<LogicalId>) -> Found {
+    match ids.len() {
+        0 | 1 => ids.pop().map_or(Found::None, Found::One),
+        _ => Found::Many,
+    }
 }
 
 fn aside(entry: &JournalEntry, problem: &Problem) -> SetAside {

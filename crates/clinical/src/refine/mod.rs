@@ -4,6 +4,7 @@
 //! silver at an exact journal position. What cannot be used is set aside in its smallest unit with its reason, and
 //! the rest goes on (law 5). Everything here is a function of the journal: a replay gives the same ids and content.
 
+mod ahead;
 mod erase;
 mod fhir;
 mod hl7;
@@ -18,6 +19,7 @@ use store::{Batch, Outcome, Seen, SetAside, Silver, StoreError};
 use tokio::sync::watch;
 use vault::{Holder, Scope, Vault};
 
+use self::ahead::{Ahead, look_ahead};
 pub use self::erase::{Plan, PlanKeeper};
 pub use self::fhir::parse_etag;
 use self::work::Work;
@@ -38,6 +40,9 @@ const BATCH_ENTRIES_MAX: usize = 256;
 const BATCH_BYTES_MAX: usize = 8 << 20;
 const RETIRE_EVERY: Duration = Duration::from_secs(60);
 const PAUSE_AFTER_FAILURE: Duration = Duration::from_millis(250);
+
+/// What a message says, or why it is none.
+type MappedEntry = Result<crate::v2::Mapped, hl7v2::Malformed>;
 
 /// What refine works with. One per domain.
 pub struct Refiner {
@@ -230,8 +235,15 @@ impl Refiner {
         let next_ordinal = self.silver.next_ordinal(&self.domain).await?;
         let mut work = Work::new(&self.silver, &permit, &self.domain, next_ordinal, self.patients.gone(&self.domain));
         let mut gathered = Gathered::default();
+        let mapped: Vec<_> = entries.iter().map(|entry| if skip { None } else { self.map_ahead(entry) }).collect();
+        let ahead: Vec<Ahead<'_>> = mapped
+            .iter()
+            .zip(from..)
+            .filter_map(|(mapped, index)| Some(Ahead { index, mapped: mapped.as_ref()?.as_ref().ok()? }))
+            .collect();
+        look_ahead(&mut work, &self.ids, &ahead).await?;
         let mut upto = from;
-        for entry in entries {
+        for (entry, mapped) in entries.into_iter().zip(mapped) {
             match entry {
                 Ok(entry) if skip => {
                     self.set_aside_whole(&mut gathered, &entry, "internal", INTERNAL);
@@ -239,7 +251,7 @@ impl Refiner {
                     gathered.rewraps.push((scope, entry.slots));
                     gathered.held.push((entry.index, Ordinal::NONE));
                 }
-                Ok(entry) => self.refine_entry(&bronze, &mut work, &mut gathered, entry).await?,
+                Ok(entry) => self.refine_entry(&bronze, &mut work, &mut gathered, entry, mapped).await?,
                 Err(JournalError::Destroyed { .. }) => {}
                 Err(JournalError::Unreadable { index, reason }) => gathered.set_aside.push(SetAside {
                     index,
@@ -261,6 +273,12 @@ impl Refiner {
         Ok(upto)
     }
 
+    /// What the entry says, where it is a message.
+    fn map_ahead(&self, entry: &Result<JournalEntry, JournalError>) -> Option<MappedEntry> {
+        let entry = entry.as_ref().ok()?;
+        matches!(entry.envelope.content, Content::Hl7v2).then(|| self.map(entry))
+    }
+
     async fn commit(
         &self,
         permit: &Permit<Write>,
@@ -274,9 +292,7 @@ impl Refiner {
         for (scope, slots) in gathered.rewraps {
             by_scope.entry(scope).or_default().extend(slots);
         }
-        for (scope, slots) in by_scope {
-            self.vault.rewrap(&slots, &scope).await?;
-        }
+        self.vault.rewrap_each(&by_scope).await?;
         let changes = work.batch;
         let batch = Batch {
             domain: self.domain.clone(),
@@ -304,6 +320,7 @@ impl Refiner {
         work: &mut Work<'_>,
         gathered: &mut Gathered,
         entry: JournalEntry,
+        mapped: Option<MappedEntry>,
     ) -> Result<(), RefineError> {
         let before = work.batch.versions.len();
         work.touched.clear();
@@ -321,7 +338,10 @@ impl Refiner {
             });
         }
         match &entry.envelope.content {
-            Content::Hl7v2 => self.refine_hl7(work, gathered, &entry, None).await?,
+            Content::Hl7v2 => {
+                let mapped = mapped.unwrap_or_else(|| self.map(&entry));
+                self.refine_hl7(work, gathered, &entry, mapped, None).await?;
+            }
             Content::Fhir(request) => {
                 let outcome = self.refine_fhir(work, &entry, request, entry.envelope.received).await?;
                 if outcome.status >= 400 {
@@ -417,7 +437,8 @@ impl Refiner {
         match &earlier.envelope.content {
             Content::Hl7v2 => {
                 let asides = gathered.set_aside.len();
-                self.refine_hl7(work, gathered, &earlier, Some(&open)).await?;
+                let mapped = self.map(&earlier);
+                self.refine_hl7(work, gathered, &earlier, mapped, Some(&open)).await?;
                 let still: HashSet<u32> = gathered.set_aside.drain(asides..).map(|aside| aside.unit).collect();
                 gathered.resolved.extend(open.difference(&still).map(|unit| (of, *unit)));
             }

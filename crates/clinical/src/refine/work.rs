@@ -24,7 +24,8 @@ pub struct State {
 }
 
 type Key = (String, LogicalId);
-type Identifier = (String, String, String);
+/// (type, system, value).
+pub type Identifier = (String, String, String);
 
 /// Changes, over silver.
 #[derive(Debug, Default)]
@@ -55,6 +56,8 @@ pub struct Work<'a> {
     pub batch: Changes,
     /// What silver answered already; an entry of `None` is "not there".
     read: HashMap<Key, Option<State>>,
+    /// Whom silver's index knows by an identifier, as asked already.
+    found: HashMap<Identifier, Vec<LogicalId>>,
     next_ordinal: Ordinal,
     /// Numbers that are never given: their patients were erased.
     gone: Arc<RoaringBitmap>,
@@ -79,13 +82,37 @@ impl<'a> Work<'a> {
         next_ordinal: Ordinal,
         gone: Arc<RoaringBitmap>,
     ) -> Self {
-        let (batch, read, touched) = (Changes::default(), HashMap::new(), BTreeSet::new());
-        Work { silver, permit, domain, batch, read, next_ordinal, gone, touched }
+        let (batch, read, found, touched) = (Changes::default(), HashMap::new(), HashMap::new(), BTreeSet::new());
+        Work { silver, permit, domain, batch, read, found, next_ordinal, gone, touched }
     }
 
     pub fn stage<'w>(&'w mut self, index: u64, received: Timestamp) -> Stage<'w, 'a> {
         let ordinal_at_start = self.next_ordinal;
         Stage { work: self, index, received, own: Changes::default(), ordinal_at_start }
+    }
+
+    /// Asks silver for many identifiers, and for the resources that carry them, in two round trips.
+    pub async fn look_up(&mut self, wanted: impl IntoIterator<Item = Identifier>) -> Result<(), StoreError> {
+        let missing: BTreeSet<Identifier> =
+            wanted.into_iter().filter(|identifier| !self.found.contains_key(identifier)).collect();
+        if missing.is_empty() {
+            return Ok(());
+        }
+        let missing: Vec<Identifier> = missing.into_iter().collect();
+        let found = self.silver.find_identifiers(self.permit, self.domain, &missing).await?;
+        let carriers: Vec<Key> = missing
+            .iter()
+            .zip(&found)
+            .flat_map(|((rtype, ..), ids)| ids.iter().map(|id| (rtype.clone(), id.clone())))
+            .collect();
+        self.prefetch(&carriers).await?;
+        self.found.extend(missing.into_iter().zip(found));
+        Ok(())
+    }
+
+    /// The one living resource that silver knows by an identifier, as it was looked up.
+    pub fn known(&self, identifier: &Identifier) -> Option<&LogicalId> {
+        self.found.get(identifier).and_then(|ids| if let [one] = ids.as_slice() { Some(one) } else { None })
     }
 
     /// Asks silver for many resources in one round trip, ahead of the units that need them.
@@ -145,17 +172,25 @@ impl Stage<'_, '_> {
         Ok(state)
     }
 
+    /// Whether silver was asked for a resource and does not know it.
+    pub fn is_fresh(&self, rtype: &str, id: &LogicalId) -> bool {
+        matches!(self.work.read.get(&(rtype.to_owned(), id.clone())), Some(None))
+    }
+
     /// Living resources of a type that carry an identifier. More than one is the caller's problem to name.
     pub async fn find(&mut self, rtype: &str, system: &str, value: &str) -> Result<Vec<LogicalId>, StoreError> {
+        self.work.look_up([(rtype.to_owned(), system.to_owned(), value.to_owned())]).await?;
+        self.find_staged(rtype, system, value).await
+    }
+
+    /// As [`Stage::find`], of what was looked up already and what this batch changed.
+    pub async fn find_staged(&mut self, rtype: &str, system: &str, value: &str) -> Result<Vec<LogicalId>, StoreError> {
         let identifier = (rtype.to_owned(), system.to_owned(), value.to_owned());
         let mut ids: Vec<LogicalId> = Vec::new();
         for changes in [&self.own, &self.work.batch] {
             ids.extend(changes.identifiers.get(&identifier).into_iter().flatten().cloned());
         }
-        let work = &self.work;
-        for (id, _) in work.silver.find_identifier(work.permit, work.domain, rtype, system, value).await? {
-            ids.push(id);
-        }
+        ids.extend(self.work.found.get(&identifier).into_iter().flatten().cloned());
         ids.sort();
         ids.dedup();
         // The index and earlier changes may be behind this entry: keep those that still carry the identifier.

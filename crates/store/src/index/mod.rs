@@ -219,9 +219,20 @@ impl Index {
 
     /// Ids and source records of the resources that satisfy the query's criteria, at most `max`, in the order of ids.
     pub async fn find(&self, query: Query, cover: Cover, max: usize) -> Result<Vec<(String, u32)>, StoreError> {
+        Ok(self.find_each(vec![query], cover, max).await?.pop().unwrap_or_default())
+    }
+
+    /// Many look-ups in one go: one thread and one moment for all of them.
+    pub async fn find_each(
+        &self,
+        queries: Vec<Query>,
+        cover: Cover,
+        max: usize,
+    ) -> Result<Vec<Vec<(String, u32)>>, StoreError> {
         self.read(move |connection, patients, dict| {
             *patients.lock() = cover.patients().clone();
-            query::find(&Context { dict, cover: &cover, few: FEW }, connection, &query, max)
+            let context = Context { dict, cover: &cover, few: FEW };
+            queries.iter().map(|query| query::find(&context, connection, query, max)).collect()
         })
         .await
     }

@@ -29,6 +29,10 @@ pub struct Found {
     pub patient: Ordinal,
 }
 
+fn indexed_id(id: &str) -> Result<LogicalId, StoreError> {
+    LogicalId::parse(id).map_err(|_| StoreError::corrupt("an id in the index is not one"))
+}
+
 /// Resources that a look-up gives at most: what has more is not an identifier.
 const FOUND_MAX: usize = 1_000;
 
@@ -75,24 +79,30 @@ impl Silver {
         asked.min(rows_max)
     }
 
-    /// Living resources of a type that carry an identifier, in the order of ids. An empty `system` is no system.
-    pub async fn find_identifier(
+    /// For each (type, system, value) the living resources that carry the identifier, in the order of ids. An empty
+    /// system is no system. For refine, which asks for a whole batch at once.
+    pub async fn find_identifiers(
         &self,
         permit: &Permit<Write>,
         domain: &DomainName,
-        rtype: &str,
-        system: &str,
-        value: &str,
-    ) -> Result<Vec<(LogicalId, Ordinal)>, StoreError> {
-        let system = (!system.is_empty()).then(|| system.to_owned());
-        let clause = Clause {
-            param: "identifier",
-            kind: ParamKind::Token,
-            modifier: None,
-            values: vec![ClauseValue::Token { system: Some(system), code: Some(value.to_owned()) }],
-        };
-        let found = self.find(permit, domain, rtype, vec![clause]).await?;
-        Ok(found.into_iter().map(|found| (found.id, found.patient)).collect())
+        wanted: &[(String, String, String)],
+    ) -> Result<Vec<Vec<LogicalId>>, StoreError> {
+        self.check_live(permit)?;
+        let cover = Cover::of(permit, domain).ok_or(base::NotCovered("layer"))?;
+        let mut queries = Vec::with_capacity(wanted.len());
+        for (rtype, system, value) in wanted {
+            permit.covers_kind(domain, Layer::Silver, rtype)?;
+            let system = (!system.is_empty()).then(|| system.clone());
+            let clause = Clause {
+                param: "identifier",
+                kind: ParamKind::Token,
+                modifier: None,
+                values: vec![ClauseValue::Token { system: Some(system), code: Some(value.clone()) }],
+            };
+            queries.push(Query { rtype: rtype.clone(), clauses: vec![clause], ..Query::default() });
+        }
+        let found = self.domain(domain)?.index.find_each(queries, cover, FOUND_MAX).await?;
+        found.into_iter().map(|list| list.into_iter().map(|(id, _)| indexed_id(&id)).collect()).collect()
     }
 
     /// Living resources of a type that satisfy all the clauses, in the order of ids; at most 1,000. For refine, which
@@ -109,13 +119,7 @@ impl Silver {
         let cover = Cover::of(permit, domain).ok_or(base::NotCovered("layer"))?;
         let query = Query { rtype: rtype.to_owned(), clauses, ..Query::default() };
         let found = self.domain(domain)?.index.find(query, cover, FOUND_MAX).await?;
-        found
-            .into_iter()
-            .map(|(id, ordinal)| {
-                let id = LogicalId::parse(&id).map_err(|_| StoreError::corrupt("an id in the index is not one"))?;
-                Ok(Found { id, patient: Ordinal(ordinal) })
-            })
-            .collect()
+        found.into_iter().map(|(id, ordinal)| Ok(Found { id: indexed_id(&id)?, patient: Ordinal(ordinal) })).collect()
     }
 }
 

@@ -26,6 +26,7 @@ mod law_8;
 mod law_9;
 mod lost_keys;
 mod mllp;
+mod postgres;
 mod rebuild;
 mod renderings;
 mod routes;
