@@ -13,14 +13,41 @@ pub enum Content {
     Hl7v2,
     /// One FHIR interaction that changes something.
     Fhir(FhirRequest),
-    /// An earlier entry, to be refined once more: its set-aside units, after what they lacked was put right.
-    Replay { of: u64 },
+    /// An earlier entry, to be refined once more, after what it lacked was put right.
+    Replay {
+        of: u64,
+        /// All of it, and not only its set-aside units: the way in for what a source in shadow sent, too.
+        #[serde(default, skip_serializing_if = "is_false")]
+        whole: bool,
+    },
+    /// A person says whose an earlier entry's results are, or takes that back.
+    Match(Matched),
     /// What is left of an earlier entry after the erasure of a patient it named (see `redact`).
     Redacted {
         of: u64,
         /// The entry was an HL7 v2 message.
         hl7v2: bool,
     },
+}
+
+fn is_false(value: &bool) -> bool {
+    !*value
+}
+
+/// Results that could not find their patient or order, matched by a person. Ids are silver's.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Matched {
+    pub of: u64,
+    /// The Patient the entry's results are about.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub patient: Option<String>,
+    /// The ServiceRequest they answer.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub order: Option<String>,
+    /// The match is taken back: what it made is entered in error, and the results wait again.
+    #[serde(default, skip_serializing_if = "is_false")]
+    pub undo: bool,
 }
 
 /// A FHIR write as the client asked for it (R4 §3.1.0). The body is the resource or Bundle.
@@ -65,6 +92,9 @@ pub struct Envelope {
     /// The decision that let this in.
     pub decision: u64,
     pub principal: String,
+    /// Its source was in shadow when it came: read, counted, compared, and nothing made of it.
+    #[serde(default, skip_serializing_if = "is_false")]
+    pub shadow: bool,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]

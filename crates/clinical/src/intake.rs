@@ -25,6 +25,8 @@ pub struct Input {
     pub control_key: Option<String>,
     pub trace: TraceContext,
     pub body: Bytes,
+    /// Its source is in shadow: see [`Envelope::shadow`].
+    pub shadow: bool,
 }
 
 /// The input is durable, now or since the first time it came.
@@ -213,6 +215,7 @@ impl Intake {
             traceparent: input.trace.to_string(),
             decision: permit.grant().decision,
             principal: permit.grant().principal.to_string(),
+            shadow: input.shadow,
         };
         let index = self.journal.append(permit, &envelope, &input.body).await?;
         Ok(Accepted { index, duplicate: false })

@@ -2,7 +2,8 @@
 //!
 //! An entry has two parts, envelope and body. The key slots of both travel in the same frame, wrapped by the domain's
 //! *unassigned* scope; refine re-wraps them to the patient they turn out to be about. A body too large for a frame goes
-//! to the object store first, and the entry holds a reference with the ciphertext's hash.
+//! to the object store first, and the entry holds a reference with the ciphertext's hash. Bodies are compressed before
+//! they are sealed, where that makes them smaller.
 
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -66,14 +67,27 @@ pub struct JournalEntry {
     pub slots: Vec<Slot>,
     /// Where a large body lies in the object store.
     pub large: Option<String>,
+    /// Bytes that lie in the log and the object store for it: sealed parts and slots.
+    pub stored: u64,
 }
 
-/// Where the bytes of a body lie. First byte of the body part: 0 inline, 1 by reference.
+/// How the bytes of a body lie, by the first byte of the body part.
+const INLINE: u8 = 0;
+const REFERENCE: u8 = 1;
+/// The length in four bytes, then zstd.
+const COMPRESSED: u8 = 2;
+/// Shorter bodies are not worth it.
+const COMPRESS_BYTES_MIN: usize = 128;
+
+/// Where a large body lies.
 #[derive(Debug, Serialize, Deserialize)]
 struct LargeBody {
     path: String,
     bytes: u64,
     sha256: String,
+    /// It was compressed before it was sealed: its own length.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    length: Option<u64>,
 }
 
 pub struct Journal {
@@ -124,21 +138,33 @@ impl Journal {
 
         let mut plain;
         let mut large_slot = None;
+        let small = (body.len() >= COMPRESS_BYTES_MIN).then(|| store::compress(body)).flatten();
         if body.len() <= INLINE_BYTES_MAX {
-            plain = Vec::with_capacity(body.len() + 1);
-            plain.push(0);
-            plain.extend_from_slice(body);
+            plain = Vec::with_capacity(body.len() + 5);
+            match &small {
+                Some(small) => {
+                    plain.push(COMPRESSED);
+                    plain.extend_from_slice(&(body.len() as u32).to_be_bytes());
+                    plain.extend_from_slice(small);
+                }
+                None => {
+                    plain.push(INLINE);
+                    plain.extend_from_slice(body);
+                }
+            }
         } else {
-            let (sealed, slot) = self.vault.seal(self.name(LARGE), &scope, body).await?;
+            let content = small.as_ref().map_or(body, |small| small);
+            let (sealed, slot) = self.vault.seal(self.name(LARGE), &scope, content).await?;
             let path = format!("journal/{}/{}", self.domain, base::hex::encode(&slot.object.0));
             let digest = aws_lc_rs::digest::digest(&aws_lc_rs::digest::SHA256, &sealed);
             let reference = LargeBody {
                 path: path.clone(),
                 bytes: sealed.len() as u64,
                 sha256: base::hex::encode(digest.as_ref()),
+                length: small.is_some().then_some(body.len() as u64),
             };
             self.objects.put(&ObjectPath::from(path), sealed.into()).await?;
-            plain = vec![1];
+            plain = vec![REFERENCE];
             plain.extend(serde_json::to_vec(&reference).expect("a reference is plain data"));
             large_slot = Some(slot);
         }
@@ -260,21 +286,38 @@ impl Journal {
         let envelope = self.open_part(index, newest(stored, envelope_slot), ENVELOPE, envelope_part).await?;
         let envelope = Envelope::from_bytes(&envelope).ok_or_else(|| unreadable("its envelope is malformed"))?;
         let body = self.open_part(index, newest(stored, body_slot), BODY, body_part).await?;
+        let mut bytes = entry.parts.iter().map(Bytes::len).sum::<usize>() as u64 + entry.slots.len() as u64;
         let mut large = None;
         let body = match body.split_first() {
-            Some((0, inline)) => Bytes::copy_from_slice(inline),
-            Some((1, reference)) => {
+            Some((&INLINE, inline)) => Bytes::copy_from_slice(inline),
+            Some((&COMPRESSED, content)) => {
+                let unpacked = content.split_first_chunk::<4>().and_then(|(length, content)| {
+                    let length = u32::from_be_bytes(*length) as usize;
+                    store::decompress(content, length)
+                });
+                Bytes::from(unpacked.ok_or_else(|| unreadable("its body is malformed"))?)
+            }
+            Some((&REFERENCE, reference)) => {
                 let slot = rest.first().ok_or_else(|| unreadable("its large object has no slot"))?;
-                let (path, body) = self.open_large(index, newest(stored, slot), reference).await?;
-                large = Some(path);
+                let (reference, body) = self.open_large(index, newest(stored, slot), reference).await?;
+                bytes += reference.bytes;
+                large = Some(reference.path);
                 body
             }
             _ => return Err(unreadable("its body is malformed")),
         };
-        Ok(JournalEntry { index, appended: entry.appended, envelope, body: Phi::new(body), slots, large })
+        Ok(JournalEntry {
+            index,
+            appended: entry.appended,
+            envelope,
+            body: Phi::new(body),
+            slots,
+            large,
+            stored: bytes,
+        })
     }
 
-    async fn open_large(&self, index: u64, slot: &Slot, reference: &[u8]) -> Result<(String, Bytes), JournalError> {
+    async fn open_large(&self, index: u64, slot: &Slot, reference: &[u8]) -> Result<(LargeBody, Bytes), JournalError> {
         let unreadable = |reason| JournalError::Unreadable { index, reason };
         let reference: LargeBody =
             serde_json::from_slice(reference).map_err(|_| unreadable("its reference is malformed"))?;
@@ -283,8 +326,15 @@ impl Journal {
         if sealed.len() as u64 != reference.bytes || base::hex::encode(digest.as_ref()) != reference.sha256 {
             return Err(unreadable("its large object is not the one that was received"));
         }
-        let body = Bytes::from(self.open_part(index, slot, LARGE, &sealed).await?.to_vec());
-        Ok((reference.path, body))
+        let content = self.open_part(index, slot, LARGE, &sealed).await?;
+        let body = match reference.length.map(usize::try_from) {
+            None => content.to_vec(),
+            Some(Ok(length)) => {
+                store::decompress(&content, length).ok_or_else(|| unreadable("its large object is malformed"))?
+            }
+            Some(Err(_)) => return Err(unreadable("its large object is malformed")),
+        };
+        Ok((reference, Bytes::from(body)))
     }
 
     async fn open_part(&self, index: u64, slot: &Slot, part: u64, sealed: &[u8]) -> Result<vault::Plain, JournalError> {

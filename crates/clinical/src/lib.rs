@@ -20,13 +20,13 @@ mod space;
 pub mod v2;
 mod writes;
 
-pub use envelope::{Content, Door, Envelope, FhirRequest, Interaction};
+pub use envelope::{Content, Door, Envelope, FhirRequest, Interaction, Matched};
 pub use ids::IdMint;
 pub use intake::{Accepted, Input, Intake, IntakeError};
 pub use journal::{Journal, JournalEntry, JournalError};
 pub use patients::PatientMap;
 pub use receive::{Hl7Receiver, Kind, Later, Reply};
-pub use refine::{CONSUMER, Plan, PlanKeeper, RefineError, Refiner, WHOLE, parse_etag};
-pub use source::{AckOn, ProcessingMode, Source, SourceKind, TlsMode};
+pub use refine::{CONSUMER, Expired, Plan, PlanKeeper, RefineError, Refiner, WHOLE, parse_etag};
+pub use source::{AckOn, Keep, ProcessingMode, Source, SourceKind, TlsMode};
 pub use space::Space;
 pub use writes::{FhirWrites, WriteError, Written};

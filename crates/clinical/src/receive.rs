@@ -155,6 +155,7 @@ impl Hl7Receiver {
             control_key: (!received.control_id.is_empty()).then_some(received.control_id),
             trace,
             body: bytes.clone(),
+            shadow: self.source.shadow,
         };
         match self.intake.accept(permit, input).await {
             Ok(accepted) => self.accepted(bytes, received.mode, accepted, &trace),

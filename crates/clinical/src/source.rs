@@ -4,8 +4,11 @@ use std::collections::BTreeMap;
 use std::net::SocketAddr;
 use std::path::PathBuf;
 
-use base::SourceName;
+use base::{SourceName, Timestamp};
+use hl7v2::time::Offset;
 use serde::{Deserialize, Serialize};
+
+use crate::v2::Sender;
 
 /// One `[[source]]` of a domain.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -56,6 +59,47 @@ pub struct Source {
     /// where nothing is known yet. Empty is all of them.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub authority: Vec<String>,
+    /// What comes is read, mapped and counted, and nothing of it is served or sent on: to compare with another engine
+    /// before the source is switched on.
+    #[serde(default, skip_serializing_if = "is_default")]
+    pub shadow: bool,
+    /// Minutes without a message after which an alarm is raised.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub silent_after_minutes: Option<u32>,
+    /// Days after which the bodies of messages are destroyed, by their state. What they became stays.
+    #[serde(default, skip_serializing_if = "is_default")]
+    pub keep: Keep,
+}
+
+impl Source {
+    /// What the mapping is to know of whoever sends as this source.
+    pub fn sender(&self, received: Option<Timestamp>) -> Sender<'_> {
+        Sender {
+            name: self.name.as_str(),
+            utc_offset: Offset::parse(&self.utc_offset).ok(),
+            assigners: &self.assigners,
+            units: &self.units,
+            authority: &self.authority,
+            received,
+        }
+    }
+}
+
+/// `keep = { forwarded = 30, refined = 90 }`: days, 1 to 36500; a state that is not named is kept as long as the
+/// record. Of a message in several states the first counts of: set aside, received, forwarded, refined.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Keep {
+    /// Received while the source was in shadow, and never refined.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub received: Option<u32>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub refined: Option<u32>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub set_aside: Option<u32>,
+    /// Refined, and delivered by a route.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub forwarded: Option<u32>,
 }
 
 fn is_default<T: Default + PartialEq>(value: &T) -> bool {

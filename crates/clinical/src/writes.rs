@@ -61,7 +61,10 @@ impl FhirWrites {
             format!("{key} {:?} {}/{id}", request.interaction, request.rtype)
         });
         let content = Content::Fhir(request);
-        let accepted = self.intake.accept(permit, Input { source, door, content, control_key, trace, body }).await?;
+        let accepted = self
+            .intake
+            .accept(permit, Input { source, door, content, control_key, trace, body, shadow: false })
+            .await?;
         let domain = self.intake.journal().domain().clone();
         let mut applied = self.silver.applied(&domain);
         // The guard that `wait_for` gives must not live across an await: only whether it came matters.

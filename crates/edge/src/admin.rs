@@ -6,11 +6,15 @@
 mod audit;
 mod break_glass;
 mod downtime;
+mod journal;
 pub(crate) mod keys;
 pub mod maintenance;
 mod renderings;
 mod rights;
 mod routes;
+mod shadow;
+pub(crate) mod sources;
+mod worklist;
 
 use std::sync::Arc;
 
@@ -33,6 +37,7 @@ use crate::http::Peer;
 use crate::outgoing::{Draft, Outgoing};
 
 pub use downtime::{DowntimeDesk, Made, Packed, make_pack};
+pub use journal::{Expiry, JournalDesk};
 
 pub fn router(doors: Arc<Doors>) -> Router {
     let message_max = doors.limits.hl7_message_bytes_max;
@@ -52,6 +57,10 @@ pub fn router(doors: Arc<Doors>) -> Router {
         .merge(break_glass::routes())
         .merge(rights::router())
         .merge(routes::router())
+        .merge(journal::router())
+        .merge(shadow::router())
+        .merge(sources::router())
+        .merge(worklist::router())
         .merge(downtime::routes())
         .merge(keys::routes())
         .merge(renderings::router())
@@ -281,7 +290,10 @@ async fn trace_entry(
                 "kind": match &entry.envelope.content {
                     Content::Hl7v2 => "hl7v2".to_owned(),
                     Content::Fhir(request) => format!("fhir {:?} {}", request.interaction, request.rtype).to_lowercase(),
-                    Content::Replay { of } => format!("replay of {of}"),
+                    Content::Replay { of, whole: false } => format!("replay of {of}"),
+                    Content::Replay { of, whole: true } => format!("whole replay of {of}"),
+                    Content::Match(matched) if matched.undo => format!("match of {} taken back", matched.of),
+                    Content::Match(matched) => format!("match of {}", matched.of),
                     Content::Redacted { of, .. } => format!("what is left of {of}"),
                 },
                 "bytes": entry.body.expose().len(),
@@ -393,28 +405,11 @@ async fn replay(
     if before == 0 {
         return Err(AdminError::not_found("set-aside unit waiting at this position"));
     }
-    let intake = &doors.domains[name].intake;
-    let write = doors
-        .gate
-        .node_permit::<base::Write>("refine", name, Layer::Bronze)
-        .map_err(|error| AdminError::broken("the journal cannot be written now", error))?;
-    let source = SourceName::parse("replay").map_err(|error| AdminError::broken("replay has no source", error))?;
-    let input = clinical::Input {
-        source,
-        door: Door::Console,
-        content: Content::Replay { of: index },
-        control_key: None,
-        trace: call.trace,
-        body: Bytes::new(),
-    };
-    let accepted = intake
-        .accept(&write, input)
-        .await
-        .map_err(|error| AdminError::broken("the replay could not be stored", error))?;
+    let at = journal::append(&doors, &call, name, "replay", Content::Replay { of: index, whole: false }).await?;
     let mut applied = doors.silver.applied(name);
-    let _ = applied.wait_for(|upto| *upto > accepted.index).await.is_ok();
+    let _ = applied.wait_for(|upto| *upto > at).await.is_ok();
     let after = doors.silver.open_set_aside(name, index).await?.len();
-    let value = json!({ "replayed": format!("{}/{index}", intake.journal().log().name()), "resolved": before - after, "left": after });
+    let value = json!({ "replayed": format!("journal-{name}/{index}"), "resolved": before - after, "left": after });
     released(&doors, &call, &permit, Action::Replay, "replay", &value).await
 }
 
@@ -563,6 +558,10 @@ mod tests {
             include_str!("admin/renderings.rs"),
             include_str!("admin/maintenance.rs"),
             include_str!("admin/routes.rs"),
+            include_str!("admin/journal.rs"),
+            include_str!("admin/shadow.rs"),
+            include_str!("admin/sources.rs"),
+            include_str!("admin/worklist.rs"),
             include_str!("sql.rs"),
             include_str!("health.rs"),
             include_str!("fhir/mod.rs"),

@@ -33,6 +33,7 @@ pub struct Doors {
     pub downtime: Arc<dyn crate::DowntimeDesk>,
     pub keys: Arc<dyn crate::KeyDesk>,
     pub maintenance: Arc<dyn crate::Maintenance>,
+    pub journals: Arc<dyn crate::JournalDesk>,
     pub audit: Arc<gate::AuditReader>,
     pub rights: comply::Rights,
     pub routes: Vec<Arc<relay::Worker>>,

@@ -41,6 +41,7 @@ async fn ready(State(doors): State<Arc<Doors>>) -> Outgoing {
 
 async fn metrics(State(doors): State<Arc<Doors>>) -> Outgoing {
     let mut gauges = doors.operator.gauges();
+    gauges.extend(crate::admin::sources::gauges(&doors).await);
     for (name, parts) in &doors.domains {
         let size = parts.intake.journal().log().size();
         let applied = *doors.silver.applied(name).borrow();

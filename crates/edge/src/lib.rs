@@ -11,6 +11,7 @@ mod http;
 mod metrics;
 mod mllp;
 mod outgoing;
+mod silence;
 mod sql;
 
 use std::sync::Arc;
@@ -19,13 +20,14 @@ use axum::Router;
 
 pub use admin::keys::{KeyDesk, Rotation};
 pub use admin::maintenance::{Job, JobState, Maintenance};
-pub use admin::{AdminError, DowntimeDesk, Made, Packed, make_pack};
+pub use admin::{AdminError, DowntimeDesk, Expiry, JournalDesk, Made, Packed, make_pack};
 pub use doors::{Call, DomainDoors, Doors, NodeInfo, Operator, OperatorError, TokenPurpose};
 pub use fhir::ShowMasked;
 pub use http::{Peer, serve, serve_io};
 pub use metrics::Metrics;
 pub use mllp::{MllpDoor, Pace};
 pub use outgoing::{Draft, Outgoing};
+pub use silence::SilenceWatch;
 
 /// All HTTP doors of a node.
 pub fn router(doors: Arc<Doors>) -> Router {

@@ -67,6 +67,13 @@ impl Metrics {
         self.ack_latency.observe(took);
     }
 
+    /// Messages of a source by acknowledgement, since the node started.
+    pub fn hl7_answers(&self, domain: &str, source: &str) -> Vec<(&'static str, u64)> {
+        let counts = self.hl7.lock();
+        let of_source = counts.iter().filter(|((d, s, _), _)| d == domain && s == source);
+        of_source.map(|((_, _, code), n)| (*code, *n)).collect()
+    }
+
     /// `gauges` are read from the logs and consumers at this moment: (name, labels, value).
     pub fn render(&self, gauges: &[(&str, String, u64)]) -> String {
         let mut out = String::new();

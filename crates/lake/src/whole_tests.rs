@@ -175,6 +175,8 @@ impl Parts {
             seen: vec![],
             held: vec![],
             counts: vec![],
+            entries: vec![],
+            unmapped: vec![],
         };
         self.silver.commit(&permit, batch).await.unwrap();
     }

@@ -46,6 +46,7 @@ pub fn starter() -> &'static [(&'static str, &'static str)] {
         "registration.cedar",
         "feeds.cedar",
         "engineering.cedar",
+        "interface.cedar",
         "analytics.cedar",
         "oversight.cedar",
         "rights.cedar",

@@ -65,6 +65,7 @@ fn truth_table(engine: &Engine) -> String {
     let targets = [
         (Layer::Bronze, "adt-main"),
         (Layer::Bronze, "fhir-api"),
+        (Layer::Bronze, "journal"),
         (Layer::Silver, "Patient"),
         (Layer::Silver, "Observation"),
         (Layer::Silver, "*"),
@@ -114,6 +115,8 @@ fn the_starting_policies_are_this_table_and_nothing_more() {
     expect![[r#"
         physician
           write bronze/fhir-api: TREAT by api-writes-journal, HPAYMT by api-writes-journal, HOPERAT by api-writes-journal
+          read bronze/journal: TREAT by care-opens-messages
+          search bronze/journal: TREAT by care-opens-messages
           read silver/Patient: TREAT by care-in-own-domain, ETREAT by break-glass
           search silver/Patient: TREAT by care-in-own-domain, ETREAT by break-glass
           write silver/Patient: TREAT by care-writes-in-own-domain
@@ -137,6 +140,8 @@ fn the_starting_policies_are_this_table_and_nothing_more() {
           metadata-read governance/product: any by everyone-sees-the-catalog
         nurse
           write bronze/fhir-api: TREAT by api-writes-journal, HPAYMT by api-writes-journal, HOPERAT by api-writes-journal
+          read bronze/journal: TREAT by care-opens-messages
+          search bronze/journal: TREAT by care-opens-messages
           read silver/Patient: TREAT by care-in-own-domain
           search silver/Patient: TREAT by care-in-own-domain
           write silver/Patient: TREAT by care-writes-in-own-domain
@@ -171,6 +176,8 @@ fn the_starting_policies_are_this_table_and_nothing_more() {
           subscribe silver/*: TREAT by care-team-app
         lab-technician
           write bronze/fhir-api: TREAT by api-writes-journal, HPAYMT by api-writes-journal, HOPERAT by api-writes-journal
+          read bronze/journal: TREAT by care-opens-messages
+          search bronze/journal: TREAT by care-opens-messages
           read silver/Patient: TREAT by care-in-own-domain
           search silver/Patient: TREAT by care-in-own-domain
           write silver/Patient: TREAT by care-writes-in-own-domain
@@ -188,6 +195,8 @@ fn the_starting_policies_are_this_table_and_nothing_more() {
           metadata-read governance/product: any by everyone-sees-the-catalog
         radiologist
           write bronze/fhir-api: TREAT by api-writes-journal, HPAYMT by api-writes-journal, HOPERAT by api-writes-journal
+          read bronze/journal: TREAT by care-opens-messages
+          search bronze/journal: TREAT by care-opens-messages
           read silver/Patient: TREAT by care-in-own-domain
           search silver/Patient: TREAT by care-in-own-domain
           write silver/Patient: TREAT by care-writes-in-own-domain
@@ -205,6 +214,8 @@ fn the_starting_policies_are_this_table_and_nothing_more() {
           metadata-read governance/product: any by everyone-sees-the-catalog
         pharmacist
           write bronze/fhir-api: TREAT by api-writes-journal, HPAYMT by api-writes-journal, HOPERAT by api-writes-journal
+          read bronze/journal: TREAT by care-opens-messages
+          search bronze/journal: TREAT by care-opens-messages
           read silver/Patient: TREAT by care-in-own-domain
           search silver/Patient: TREAT by care-in-own-domain
           write silver/Patient: TREAT by care-writes-in-own-domain
@@ -227,6 +238,8 @@ fn the_starting_policies_are_this_table_and_nothing_more() {
           write silver/Patient: TREAT by registration-demographics, HPAYMT by registration-demographics, HOPERAT by registration-demographics
           metadata-read governance/product: any by everyone-sees-the-catalog
         data-engineer
+          read bronze/journal: HOPERAT by engineer-opens-messages
+          search bronze/journal: HOPERAT by engineer-opens-messages
           build gold/patients: HOPERAT by engineer-builds-products
           metadata-read governance/source: any by engineer-sees-pipelines
           replay governance/source: any by engineer-runs-pipelines

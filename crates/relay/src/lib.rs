@@ -15,4 +15,4 @@ mod work;
 pub use condition::Condition;
 pub use route::{Change, Route, Scheme, Target, is_message_type};
 pub use send::{Destination, SendError};
-pub use work::{Parts, Status, WorkError, Worker};
+pub use work::{Parts, Status, WorkError, Worker, asking_for_an_answer};

@@ -199,23 +199,24 @@ impl Worker {
             match fate {
                 Ok(Fate::Passed) => next += 1,
                 Ok(fate) => {
+                    let delivered = fate == Fate::Delivered;
                     let dead = match fate {
                         Fate::Dead { code, reason } => vec![self.letter(next, code, reason)],
                         _ => Vec::new(),
                     };
-                    self.parts.book.advance(at, next + 1, &dead).await?;
+                    self.parts.book.advance(at, next + 1, &dead, delivered).await?;
                     (at, next) = (next + 1, next + 1);
                 }
                 Err(error) => {
                     if next > at {
-                        self.parts.book.advance(at, next, &[]).await?;
+                        self.parts.book.advance(at, next, &[], false).await?;
                     }
                     return Err(error);
                 }
             }
         }
         if next > at {
-            self.parts.book.advance(at, next, &[]).await?;
+            self.parts.book.advance(at, next, &[], false).await?;
         }
         Ok(true)
     }
@@ -259,7 +260,7 @@ impl Worker {
 
     async fn deliver(&self, permit: &Permit<Read>, entry: &JournalEntry) -> Result<Fate, WorkError> {
         let Parts { route, domain, .. } = &self.parts;
-        if entry.envelope.content != Content::Hl7v2 {
+        if entry.envelope.content != Content::Hl7v2 || entry.envelope.shadow {
             return Ok(Fate::Passed);
         }
         let Ok(message) = hl7v2::parse(entry.body.expose(), &self.parts.limits) else { return Ok(Fate::Passed) };
@@ -306,7 +307,7 @@ impl Worker {
 
 /// A message in enhanced mode may ask for no accept answer, or only for one to errors. A route must know, so it asks; the
 /// application answer would come to us and not to the first sender, so it asks for none.
-fn asking_for_an_answer(bytes: Vec<u8>, limits: &Limits) -> Vec<u8> {
+pub fn asking_for_an_answer(bytes: Vec<u8>, limits: &Limits) -> Vec<u8> {
     let Ok(message) = hl7v2::parse(&bytes, limits) else { return bytes };
     if hl7v2::ack_mode(&message) == hl7v2::AckMode::Original {
         return bytes;

@@ -33,6 +33,26 @@ const MIGRATIONS: &[Migration] = &[
     Migration { version: 1, statements: FIRST },
     Migration { version: 2, statements: HELD_ENTRIES },
     Migration { version: 3, statements: ROUTES },
+    Migration { version: 4, statements: ENTRIES },
+];
+
+/// What came in, by entry: for searches, figures and the end of raw bodies. `control`, `sender` and `token` are keyed
+/// tokens. Entries refined by an earlier version come in with a rebuild of the catalog.
+const ENTRIES: &[&str] = &[
+    "CREATE TABLE journal_entry (domain TEXT NOT NULL, position BIGINT NOT NULL, source TEXT NOT NULL,
+        at BIGINT NOT NULL, kind TEXT NOT NULL, control BIGINT NOT NULL, sender BIGINT NOT NULL, bytes BIGINT NOT NULL, stored BIGINT NOT NULL, forwarded BIGINT NOT NULL,
+        expired BIGINT NOT NULL, shadow BIGINT NOT NULL, PRIMARY KEY (domain, position)) {rowless}",
+    "CREATE INDEX journal_entry_at ON journal_entry (domain, at)",
+    "CREATE INDEX journal_entry_source ON journal_entry (domain, source, at)",
+    "CREATE INDEX journal_entry_kind ON journal_entry (domain, kind, position)",
+    "CREATE INDEX journal_entry_control ON journal_entry (domain, control, position)",
+    "CREATE INDEX journal_entry_sender ON journal_entry (domain, sender, position)",
+    "CREATE TABLE journal_identifier (domain TEXT NOT NULL, token BIGINT NOT NULL, position BIGINT NOT NULL,
+        PRIMARY KEY (domain, token, position)) {rowless}",
+    "CREATE INDEX journal_identifier_position ON journal_identifier (domain, position)",
+    "CREATE INDEX set_aside_source ON set_aside (domain, source, resolved)",
+    "CREATE TABLE unmapped_field (domain TEXT NOT NULL, source TEXT NOT NULL, place TEXT NOT NULL, n BIGINT NOT NULL,
+        PRIMARY KEY (domain, source, place)) {rowless}",
 ];
 
 /// What routes could not deliver; and whom an entry is about, asked by its position.

@@ -31,6 +31,7 @@ pub use index_key::INDEX_CLASS;
 pub use keys::SqlKeyTable;
 pub use routes::{DeadLetter, RouteBook};
 pub use silver::{
-    Batch, Erased, Found, NewVersion, Outcome, Progress, REFINE, RETENTION_DEFAULT, Resource, Scanned, SearchPage,
-    Seen, SetAside, SetAsideEntry, Silver, SilverDigest, SilverParts, Traced,
+    Batch, DaySize, Entered, EntryQuery, EntryRow, EntryState, EntryToken, Erased, Found, NewVersion, Outcome,
+    Progress, REFINE, RETENTION_DEFAULT, Resource, Scanned, SearchPage, Seen, SetAside, SetAsideEntry, Silver,
+    SilverDigest, SilverParts, SourceFigures, Traced, Waiting, compress, decompress,
 };

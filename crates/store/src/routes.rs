@@ -62,8 +62,12 @@ impl RouteBook {
     }
 
     /// Moves on from exactly `from`, in one transaction with what could not be delivered.
-    pub async fn advance(&self, from: u64, upto: u64, dead: &[DeadLetter]) -> Result<(), StoreError> {
+    /// The entry before `upto` is marked as forwarded where it was `delivered`.
+    pub async fn advance(&self, from: u64, upto: u64, dead: &[DeadLetter], delivered: bool) -> Result<(), StoreError> {
         let mut turn = self.catalog.db.write().await?;
+        if let Some(position) = upto.checked_sub(1).filter(|_| delivered) {
+            self.mark(&mut turn, position).await?;
+        }
         for letter in dead {
             sqlx::query(
                 "INSERT INTO dead_letter (domain, route, position, at, code, reason, resolved) VALUES \
@@ -92,6 +96,15 @@ impl RouteBook {
             return Err(StoreError::Invalid("the route stands elsewhere: somebody else moved it"));
         }
         turn.commit().await
+    }
+
+    async fn mark(&self, turn: &mut crate::sql::WriteTurn, position: u64) -> Result<(), StoreError> {
+        sqlx::query("UPDATE journal_entry SET forwarded = forwarded + 1 WHERE domain = $1 AND position = $2")
+            .bind(self.domain.as_str())
+            .bind(big(position)?)
+            .execute(&mut *turn.tx)
+            .await?;
+        Ok(())
     }
 
     /// Oldest first, after a position.
@@ -146,6 +159,9 @@ impl RouteBook {
         .bind(big(position)?)
         .execute(&mut *turn.tx)
         .await?;
+        if done.rows_affected() == 1 {
+            self.mark(&mut turn, position).await?;
+        }
         turn.commit().await?;
         Ok(done.rows_affected() == 1)
     }

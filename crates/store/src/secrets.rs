@@ -45,6 +45,18 @@ impl Secrets {
         base::hex::encode(&hmac::sign(&self.seen, key.as_bytes()).as_ref()[..16])
     }
 
+    /// 63 bits of the HMAC, and never 0.
+    pub fn entry_token(&self, label: &str, word: &str) -> i64 {
+        let mut context = hmac::Context::with_key(&self.seen);
+        for part in ["entry", label, word] {
+            context.update(part.as_bytes());
+            context.update(&[0]);
+        }
+        let mut token = [0; 8];
+        token.copy_from_slice(&context.sign().as_ref()[..8]);
+        (i64::from_be_bytes(token) & i64::MAX).max(1)
+    }
+
     /// Puts a content hash under a pad, or takes it off. The pad is of this journal entry alone.
     pub fn pad_hash(&self, domain: &DomainName, index: u64, hash: &[u8]) -> Vec<u8> {
         let mut context = hmac::Context::with_key(&self.seen);

@@ -321,10 +321,7 @@ impl Rows {
         let mut cells = self.cells.into_iter();
         for size in CHUNKS {
             while left >= size {
-                let mut arguments = AnyArguments::default();
-                for cell in cells.by_ref().take(size * self.columns) {
-                    add(&mut arguments, cell)?;
-                }
+                let arguments = arguments(cells.by_ref().take(size * self.columns))?;
                 let text = statement(self.head, self.tail, self.columns, size);
                 sqlx::query_with(AssertSqlSafe(text), arguments).execute(&mut *connection).await?;
                 left -= size;
@@ -332,6 +329,15 @@ impl Rows {
         }
         Ok(())
     }
+}
+
+/// The cells as the arguments of one statement, in their order.
+pub(crate) fn arguments(cells: impl IntoIterator<Item = Cell>) -> Result<AnyArguments, StoreError> {
+    let mut arguments = AnyArguments::default();
+    for cell in cells {
+        add(&mut arguments, cell)?;
+    }
+    Ok(arguments)
 }
 
 fn add(arguments: &mut AnyArguments, cell: Cell) -> Result<(), StoreError> {

@@ -140,7 +140,7 @@ pub struct As {
     pub purpose: Option<Purpose>,
 }
 
-fn purpose(text: &str) -> Result<Purpose, String> {
+pub(crate) fn purpose(text: &str) -> Result<Purpose, String> {
     Purpose::parse(text).ok_or_else(|| {
         let known: Vec<_> = Purpose::ALL.iter().map(|p| p.code()).collect();
         format!("not a purpose of use: one of {}", known.join(", "))
@@ -261,6 +261,12 @@ pub enum Journal {
         /// journal-DOMAIN/INDEX
         position: Position,
     },
+    /// Find entries by source, type, sender, control id, patient, time or state.
+    Search(crate::commands::journal::Search),
+    /// Messages and bytes by day and source: as they came, and as they lie on the disk.
+    Size(crate::commands::journal::Size),
+    /// Destroy the raw bodies whose time is over, as `keep` of their sources says; the node does so each hour.
+    Expire(crate::commands::journal::Expire),
 }
 
 #[derive(Debug, Subcommand)]
@@ -278,6 +284,25 @@ pub enum Hl7 {
     },
     /// Message by segment: mapped by the guide, by our own rows, or kept raw. A table in Markdown.
     Coverage,
+    /// The fields of messages with their names. Values are shown by their shape (`a` letters, `9` digits).
+    Show(crate::commands::desk::Show),
+    /// What of messages departs from the standard, by place. Exit code 1 where an error is found.
+    Lint(crate::commands::desk::Lint),
+    /// Two messages compared field by field. Exit code 1 where they differ.
+    Diff(crate::commands::desk::Diff),
+    /// Send messages over MLLP and tell how they were answered, and how fast.
+    Send(crate::commands::mllp::Send),
+    /// Take messages over MLLP, write each into a folder, and answer with a code of your choice. For tests.
+    Receive(crate::commands::mllp::Receive),
+    /// Refine messages of the journal again, after a map or a code was mended. On record; twice changes nothing more.
+    Replay(crate::commands::journal::Replay),
+    /// How each source does: rate, last message, lag, what is set aside, fields without a map.
+    Sources,
+    /// Results that could not find their patient or order, and whose they are.
+    #[command(subcommand)]
+    Worklist(crate::commands::journal::Worklist),
+    /// What a source in shadow would have become, against the output of another engine.
+    ShadowDiff(crate::commands::shadow::ShadowDiff),
 }
 
 #[derive(Debug, Subcommand)]

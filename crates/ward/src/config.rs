@@ -471,6 +471,28 @@ impl Config {
                         "write it as ADT or ADT^A01",
                     );
                 }
+                let kept = [source.keep.received, source.keep.refined, source.keep.set_aside, source.keep.forwarded];
+                if kept.into_iter().flatten().any(|days| !(1..=36_500).contains(&days)) {
+                    reader.find(
+                        &path,
+                        &format!("`keep` of source `{}` is out of bounds", source.name),
+                        "write days from 1 to 36500, or leave a state out to keep its bodies as long as the record",
+                    );
+                }
+                if source.silent_after_minutes == Some(0) {
+                    reader.find(
+                        &path,
+                        &format!("source `{}` would be silent at once", source.name),
+                        "write silent_after_minutes from 1 up, or leave it out",
+                    );
+                }
+                if source.kind == SourceKind::Fhir && source.shadow {
+                    reader.find(
+                        &path,
+                        &format!("source `{}` is FHIR and cannot be in shadow", source.name),
+                        "remove `shadow`: a FHIR write is answered with what it did",
+                    );
+                }
                 if hl7v2::time::Offset::parse(&source.utc_offset).is_err() {
                     reader.find(
                         &path,

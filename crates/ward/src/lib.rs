@@ -42,7 +42,7 @@ pub fn run(cli: Cli) -> ExitCode {
             Command::Token(token) => commands::data::token(&cli, token).await,
             Command::Audit(audit) => commands::audit::run(&cli, audit).await,
             Command::Ship(ship) => commands::ship::run(&cli, ship).await,
-            Command::Hl7(hl7) => commands::hl7::hl7(&cli, hl7),
+            Command::Hl7(hl7) => commands::hl7::hl7(&cli, hl7).await,
             Command::Journal(journal) => commands::flow::journal(&cli, journal).await,
             Command::Quarantine(quarantine) => commands::flow::quarantine(&cli, quarantine).await,
             Command::Index(index) => commands::flow::index(&cli, index).await,

@@ -252,7 +252,7 @@ impl Refiner {
         let (raw, emptied) = match &entry.envelope.content {
             Content::Hl7v2 => redact::hl7(body, who),
             Content::Fhir(_) => (redact::bundle(body, who), HashSet::new()),
-            Content::Replay { .. } | Content::Redacted { .. } => (None, HashSet::new()),
+            Content::Replay { .. } | Content::Match(_) | Content::Redacted { .. } => (None, HashSet::new()),
         };
         let mut left = Left { raw, ..Left::default() };
         for version in self.silver.entry_versions(permit, &self.domain, entry.index).await? {
@@ -308,7 +308,7 @@ impl Refiner {
     }
 
     /// A successor in its entry's place does again what the entry did for the others; at its own place, nothing.
-    pub(super) fn refine_redacted(
+    pub(super) async fn refine_redacted(
         &self,
         work: &mut Work<'_>,
         gathered: &mut Gathered,
@@ -322,6 +322,7 @@ impl Refiner {
             self.hold(gathered, entry, &patients, &BTreeSet::new());
             return Ok(());
         }
+        gathered.entries.push(self.entered(&entry));
         let mut stage = work.stage(of, entry.envelope.received);
         for version in &left.versions {
             let Some(body) = version.body() else { continue };
@@ -332,7 +333,7 @@ impl Refiner {
                 deleted: version.deleted,
                 body: Arc::new(body),
             };
-            stage.put_again(&version.rtype, &version.id, state);
+            stage.put_again(&version.rtype, &version.id, state).await?;
         }
         stage.keep();
         gathered.set_aside.extend(left.set_aside.iter().map(|unit| unit.at_entry(of)));

@@ -5,10 +5,9 @@
 use std::collections::{HashMap, HashSet};
 use std::sync::LazyLock;
 
-use base::{LogicalId, Ordinal, SourceName};
+use base::{LogicalId, Ordinal, SourceName, Timestamp};
 use fhir::json::Value;
 use fhir::validate::Severity as IssueSeverity;
-use hl7v2::time::Offset;
 use parking_lot::Mutex;
 use store::SetAside;
 
@@ -29,17 +28,57 @@ enum Done {
     },
 }
 
+/// Whether a message is refined for the first time.
+#[derive(Debug, Clone, Copy)]
+pub(super) enum Again<'a> {
+    First,
+    /// Only these units; the others are found and not changed.
+    Only(&'a HashSet<u32>),
+    /// All of it, after its mapping changed or its source left shadow.
+    Whole,
+}
+
+#[derive(Debug, Clone, Copy)]
+pub(super) struct How<'a> {
+    pub again: Again<'a>,
+    /// When what it makes is made.
+    pub at: Timestamp,
+}
+
 impl Refiner {
-    /// Refines a message, mapped by [`Refiner::map`]. `only` names the units a replay asks for; the others are found and not changed.
+    /// What a message of a source in shadow would become: counted, and nothing made of it.
+    pub(super) fn look_at(
+        &self,
+        gathered: &mut Gathered,
+        entry: &JournalEntry,
+        mapped: Result<Mapped, hl7v2::Malformed>,
+    ) {
+        let source = &entry.envelope.source;
+        match mapped {
+            Ok(mapped) => {
+                let aside = |problem: &&Problem| problem.severity == Severity::SetAside;
+                gathered.count(source, "shadow-set-aside", mapped.problems.iter().filter(aside).count() as u64);
+                gathered.count(source, "shadow-units", mapped.units.len() as u64);
+                count_fates(gathered, source, &mapped);
+            }
+            Err(_) => gathered.count(source, "shadow-set-aside", 1),
+        }
+    }
+
+    /// Refines a message, mapped by [`Refiner::map`].
     pub(super) async fn refine_hl7(
         &self,
         work: &mut Work<'_>,
         gathered: &mut Gathered,
         entry: &JournalEntry,
         mapped: Result<Mapped, hl7v2::Malformed>,
-        only: Option<&HashSet<u32>>,
+        how: How<'_>,
     ) -> Result<(), RefineError> {
         let source = &entry.envelope.source;
+        let only = match how.again {
+            Again::Only(units) => Some(units),
+            Again::First | Again::Whole => None,
+        };
         let mapped = match mapped {
             Ok(mapped) => mapped,
             Err(fault) => {
@@ -50,21 +89,28 @@ impl Refiner {
         let wanted = |unit: u32| only.is_none_or(|only| only.contains(&unit) || only.contains(&WHOLE));
         for problem in mapped.problems.iter().filter(|problem| wanted(problem.unit)) {
             match problem.severity {
-                Severity::SetAside => gathered.set_aside.push(aside(entry, problem)),
+                Severity::SetAside => gathered.set_aside.push(aside(entry, problem, how.at)),
                 Severity::Tag => gathered.count(source, "tagged", 1),
             }
         }
-        if only.is_none() {
+        if matches!(how.again, Again::First) {
             count_fates(gathered, source, &mapped);
         }
-        let mut stage = work.stage(entry.index, entry.envelope.received);
+        let mut stage = work.stage(entry.index, how.at);
         // First every unit gets its id, since references lead forward too (a report to its results); then each is
         // applied, what refers forward last, so that it leaves out what was set aside.
         let mut places: HashMap<u32, Place> = HashMap::new();
         let mut failed: Vec<(&Unit, &'static str, String)> = Vec::new();
         for unit in &mapped.units {
             match self.place(&mut stage, entry.index, unit, &places, wanted(unit.n)).await? {
-                Ok(Some(place)) => drop(places.insert(unit.n, place)),
+                Ok(Some(mut place)) => {
+                    // Made by this very message before, and known by other numbers now: it is changed, not made anew.
+                    if place.is_new && matches!(how.again, Again::Whole) {
+                        let stands = stage.current(place.rtype, &place.id).await?;
+                        place.is_new = stands.is_none_or(|state| state.deleted);
+                    }
+                    places.insert(unit.n, place);
+                }
                 Ok(None) => {}
                 Err((code, reason)) => failed.push((unit, code, reason)),
             }
@@ -74,6 +120,10 @@ impl Refiner {
                 continue;
             }
             let Some(place) = places.get(&unit.n).cloned() else { continue };
+            if matches!(how.again, Again::Whole) && self.is_overtaken(entry.index, &place).await? {
+                gathered.count(source, "units-overtaken", 1);
+                continue;
+            }
             match self.apply_unit(&mut stage, entry, unit, &place, &places).await? {
                 Done::Written => gathered.count(source, "units-written", 1),
                 Done::Unchanged(counter) => gathered.count(source, counter, 1),
@@ -95,7 +145,7 @@ impl Refiner {
                 code: code.into(),
                 reason,
                 critical,
-                at: entry.envelope.received,
+                at: how.at,
             });
         }
         for named in &mapped.named {
@@ -118,19 +168,25 @@ impl Refiner {
         Ok(())
     }
 
+    /// Results have no clock of their elements: one that was corrected since does not go back to what an earlier message
+    /// said.
+    async fn is_overtaken(&self, index: u64, place: &Place) -> Result<bool, RefineError> {
+        if place.is_new || !matches!(place.rtype, "Observation" | "DiagnosticReport" | "Specimen") {
+            return Ok(false);
+        }
+        let newest = self.silver.newest_position(&self.domain, place.rtype, &place.id).await?;
+        Ok(newest.is_some_and(|newest| newest > index))
+    }
+
     /// What a message says. Looks at no state.
     pub(super) fn map(&self, entry: &JournalEntry) -> Result<Mapped, hl7v2::Malformed> {
         let message = hl7v2::parse(entry.body.expose(), &self.limits)?;
-        let source = self.sources.get(&entry.envelope.source);
         let none = std::collections::BTreeMap::new();
-        let sender = Sender {
-            name: entry.envelope.source.as_str(),
-            utc_offset: source.and_then(|source| Offset::parse(&source.utc_offset).ok()),
-            assigners: source.map_or(&none, |source| &source.assigners),
-            units: source.map_or(&none, |source| &source.units),
-            authority: source.map_or(&[], |source| source.authority.as_slice()),
-            received: Some(entry.envelope.received),
-        };
+        let received = Some(entry.envelope.received);
+        let name = entry.envelope.source.as_str();
+        let unknown = Sender { name, utc_offset: None, assigners: &none, units: &none, authority: &[], received };
+        let source = self.sources.get(&entry.envelope.source);
+        let sender = source.map_or(unknown, |source| source.sender(received));
         Ok(v2::map(&message, &sender, &self.limits))
     }
 
@@ -263,7 +319,7 @@ fn found(mut ids: Vec<LogicalId>) -> Found {
     }
 }
 
-fn aside(entry: &JournalEntry, problem: &Problem) -> SetAside {
+fn aside(entry: &JournalEntry, problem: &Problem, at: Timestamp) -> SetAside {
     SetAside {
         index: entry.index,
         unit: problem.unit,
@@ -272,7 +328,7 @@ fn aside(entry: &JournalEntry, problem: &Problem) -> SetAside {
         code: problem.code.into(),
         reason: problem.text.clone(),
         critical: problem.critical,
-        at: entry.envelope.received,
+        at,
     }
 }
 
@@ -284,6 +340,17 @@ fn count_fates(gathered: &mut Gathered, source: &SourceName, mapped: &Mapped) {
     for (counter, n) in counted {
         gathered.count(source, counter, n);
         gathered.count(source, of_type(counter, &mapped.event.code), n);
+    }
+    for told in mapped.fates.iter().filter(|told| told.fate == v2::Fate::Unmapped) {
+        *gathered.unmapped.entry((source.clone(), field_of(&told.path))).or_default() += 1;
+    }
+}
+
+/// `OBX-5` of `OBX[2]-5`. A line that is no segment begins with whatever its sender wrote: it has no name here.
+fn field_of(path: &str) -> String {
+    match path.parse::<hl7v2::Path>() {
+        Ok(path) => format!("{}-{}", path.segment, path.field),
+        Err(_) => "no segment".to_owned(),
     }
 }
 

@@ -4,27 +4,32 @@
 //! silver at an exact journal position. What cannot be used is set aside in its smallest unit with its reason, and
 //! the rest goes on (law 5). Everything here is a function of the journal: a replay gives the same ids and content.
 
+mod again;
 mod ahead;
+mod entered;
 mod erase;
+mod expire;
 mod fhir;
 mod hl7;
 mod work;
 
-use std::collections::{BTreeSet, HashMap, HashSet};
+use std::collections::{BTreeSet, HashMap};
 use std::sync::Arc;
 use std::time::Duration;
 
 use base::{Clock, DomainName, Layer, Limits, Ordinal, Permit, SourceName, Write};
-use store::{Batch, Outcome, Seen, SetAside, Silver, StoreError};
+use store::{Batch, Entered, Outcome, Seen, SetAside, Silver, StoreError};
 use tokio::sync::watch;
 use vault::{Holder, Scope, Vault};
 
 use self::ahead::{Ahead, look_ahead};
 pub use self::erase::{Plan, PlanKeeper};
+pub use self::expire::Expired;
 pub use self::fhir::parse_etag;
+use self::hl7::{Again, How};
 use self::work::Work;
 pub(crate) use self::work::identifiers;
-use crate::envelope::{Content, Envelope};
+use crate::envelope::{Content, Envelope, Matched};
 use crate::ids::IdMint;
 use crate::journal::{Journal, JournalEntry, JournalError};
 use crate::patients::PatientMap;
@@ -95,6 +100,8 @@ struct Gathered {
     rewraps: Vec<(Scope, Vec<vault::Slot>)>,
     /// Holders of entries that no version tells of.
     held: Vec<(u64, Ordinal)>,
+    entries: Vec<Entered>,
+    unmapped: HashMap<(SourceName, String), u64>,
 }
 
 impl Gathered {
@@ -243,10 +250,19 @@ impl Refiner {
             .collect();
         look_ahead(&mut work, &self.ids, &ahead).await?;
         let mut upto = from;
+        let mut again = BTreeSet::new();
         for (entry, mapped) in entries.into_iter().zip(mapped) {
+            // What looks back at an entry finds it committed.
+            if let Ok(JournalEntry { envelope: Envelope { content, .. }, .. }) = &entry
+                && let Content::Replay { of, .. } | Content::Match(Matched { of, .. }) = content
+                && (*of >= from && upto > from || !again.insert(*of))
+            {
+                break;
+            }
             match entry {
                 Ok(entry) if skip => {
                     self.set_aside_whole(&mut gathered, &entry, "internal", INTERNAL);
+                    gathered.entries.push(self.entered(&entry));
                     let scope = self.silver.scope(&self.domain, Holder::Shared, entry.envelope.received);
                     gathered.rewraps.push((scope, entry.slots));
                     gathered.held.push((entry.index, Ordinal::NONE));
@@ -308,6 +324,8 @@ impl Refiner {
             seen: gathered.seen,
             held: gathered.held,
             counts: gathered.counts.into_iter().map(|((source, counter), n)| (source, counter, n)).collect(),
+            entries: gathered.entries,
+            unmapped: gathered.unmapped.into_iter().map(|((source, place), n)| (source, place, n)).collect(),
         };
         // The sets that decisions use change before the data can be seen: a new restriction never lags behind.
         self.patients.follow(&self.domain, &batch.versions);
@@ -325,9 +343,10 @@ impl Refiner {
         let before = work.batch.versions.len();
         work.touched.clear();
         if let Content::Redacted { of, .. } = entry.envelope.content {
-            return self.refine_redacted(work, gathered, entry, of);
+            return self.refine_redacted(work, gathered, entry, of).await;
         }
         gathered.count(&entry.envelope.source, "received", 1);
+        gathered.entries.push(self.entered(&entry));
         if let Some(key) = &entry.envelope.control_key {
             gathered.seen.push(Seen {
                 source: entry.envelope.source.clone(),
@@ -340,7 +359,12 @@ impl Refiner {
         match &entry.envelope.content {
             Content::Hl7v2 => {
                 let mapped = mapped.unwrap_or_else(|| self.map(&entry));
-                self.refine_hl7(work, gathered, &entry, mapped, None).await?;
+                if entry.envelope.shadow {
+                    self.look_at(gathered, &entry, mapped);
+                } else {
+                    let how = How { again: Again::First, at: entry.envelope.received };
+                    self.refine_hl7(work, gathered, &entry, mapped, how).await?;
+                }
             }
             Content::Fhir(request) => {
                 let outcome = self.refine_fhir(work, &entry, request, entry.envelope.received).await?;
@@ -349,7 +373,8 @@ impl Refiner {
                 }
                 gathered.outcomes.push((entry.index, outcome));
             }
-            Content::Replay { of } => self.replay(bronze, work, gathered, &entry, *of).await?,
+            Content::Replay { of, whole } => self.replay(bronze, work, gathered, &entry, *of, *whole).await?,
+            Content::Match(matched) => self.match_results(bronze, work, gathered, &entry, matched).await?,
             Content::Redacted { .. } => {}
         }
         let written = work.batch.versions.len() - before;
@@ -359,6 +384,11 @@ impl Refiner {
         let changed: BTreeSet<Ordinal> = written.collect();
         let mut patients = std::mem::take(&mut work.touched);
         patients.extend(&changed);
+        if let Some(entered) = gathered.entries.last_mut()
+            && patients.iter().any(|patient| *patient != Ordinal::UNKNOWN)
+        {
+            entered.identifiers.clear();
+        }
         self.hold(gathered, entry, &patients, &changed);
         Ok(())
     }
@@ -405,47 +435,6 @@ impl Refiner {
         };
         let source = source_uri(&self.domain, &entry.envelope);
         Ok(fhir::apply(work, &self.ids, entry.index, received, request, body, &source).await?)
-    }
-
-    /// Refines again what was set aside of an earlier entry; what then works is marked resolved.
-    async fn replay(
-        &self,
-        bronze: &Permit<Write>,
-        work: &mut Work<'_>,
-        gathered: &mut Gathered,
-        request: &JournalEntry,
-        of: u64,
-    ) -> Result<(), RefineError> {
-        let open: HashSet<u32> = self.silver.open_set_aside(&self.domain, of).await?.into_iter().collect();
-        let earlier = if of < request.index && !open.is_empty() {
-            self.journal.read(bronze, of, 1, BATCH_BYTES_MAX).await?.pop()
-        } else {
-            None
-        };
-        let Some(Ok(mut earlier)) = earlier else {
-            gathered.count(&request.envelope.source, "replay-without-effect", 1);
-            return Ok(());
-        };
-        if let Content::Redacted { hl7v2: true, .. } = earlier.envelope.content
-            && let Some(left) = crate::redact::Left::from_bytes(earlier.body.expose())
-            && let Some(raw) = left.raw
-        {
-            earlier.envelope.content = Content::Hl7v2;
-            earlier.body = base::Phi::new(raw.into());
-        }
-        earlier.envelope.received = request.envelope.received;
-        match &earlier.envelope.content {
-            Content::Hl7v2 => {
-                let asides = gathered.set_aside.len();
-                let mapped = self.map(&earlier);
-                self.refine_hl7(work, gathered, &earlier, mapped, Some(&open)).await?;
-                let still: HashSet<u32> = gathered.set_aside.drain(asides..).map(|aside| aside.unit).collect();
-                gathered.resolved.extend(open.difference(&still).map(|unit| (of, *unit)));
-            }
-            // A FHIR write was answered when it came; its sender knows. Nothing of it is set aside.
-            Content::Fhir(_) | Content::Replay { .. } | Content::Redacted { .. } => {}
-        }
-        Ok(())
     }
 
     fn set_aside_whole(&self, gathered: &mut Gathered, entry: &JournalEntry, code: &str, reason: &str) {

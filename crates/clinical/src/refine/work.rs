@@ -224,13 +224,24 @@ impl Stage<'_, '_> {
         ordinal
     }
 
-    /// Stages a version as it was made once, when the entry it came from is no longer there to make it again.
-    pub fn put_again(&mut self, rtype: &str, id: &LogicalId, state: State) {
+    /// Stages a version as it was made once, when the entry it came from is no longer there to make it again. Where an
+    /// earlier entry now makes fewer or more versions than it did, the number follows on what stands.
+    pub async fn put_again(&mut self, rtype: &str, id: &LogicalId, mut state: State) -> Result<(), StoreError> {
+        let next = self.current(rtype, id).await?.map_or(1, |stands| stands.version + 1);
+        if state.version != next {
+            state.version = next;
+            let mut body = (*state.body).clone();
+            if let Some(Value::Object(meta)) = body.get_mut("meta") {
+                meta.insert("versionId", Value::from(next.to_string()));
+            }
+            state.body = Arc::new(body);
+        }
         while state.patient.is_patient() && state.patient != Ordinal::UNKNOWN && self.work.next_ordinal <= state.patient
         {
             self.count_patient();
         }
         self.stage_version(rtype, id, state);
+        Ok(())
     }
 
     /// Stages the next version of a resource. `body` is stamped with `meta.versionId` and `meta.lastUpdated`.

@@ -19,9 +19,11 @@ mod draft;
 mod events;
 mod hooks;
 mod keys;
+mod lint;
 mod plan;
 mod resources;
 mod rows;
+pub mod shadow;
 mod tables;
 mod ucum;
 mod value;
@@ -42,6 +44,7 @@ pub use account::{Covered, Totals, coverage, coverage_table, preview};
 pub use draft::{ApplyError, Change, Draft, Field, Policy, resource_reference};
 pub use events::has_map;
 pub use keys::Named;
+pub use lint::{Finding, Level, lint};
 
 /// What the source's configuration says about how it speaks.
 #[derive(Debug, Clone)]

@@ -166,6 +166,8 @@ impl Silver {
             }
             erased.outcomes += of_positions!("DELETE FROM outcome").execute(&mut *tx.tx).await?.rows_affected();
             erased.control_keys += of_positions!("DELETE FROM seen").execute(&mut *tx.tx).await?.rows_affected();
+            of_positions!("DELETE FROM journal_identifier").execute(&mut *tx.tx).await?;
+            of_positions!("UPDATE journal_entry SET control = 0").execute(&mut *tx.tx).await?;
         }
         for (position, unit) in set_aside {
             let gone = sqlx::query("DELETE FROM set_aside WHERE domain = $1 AND position = $2 AND unit = $3")

@@ -5,6 +5,7 @@
 
 mod commit;
 mod digest;
+mod entries;
 mod erase;
 mod follow;
 mod label;
@@ -12,6 +13,7 @@ mod pack;
 mod read;
 mod search;
 mod types;
+mod waiting;
 mod work;
 
 #[cfg(test)]
@@ -26,10 +28,14 @@ use tokio::sync::watch;
 use vault::{Holder, RetentionClass, Scope, Vault};
 
 pub use digest::SilverDigest;
+pub use entries::{DaySize, Entered, EntryQuery, EntryRow, EntryState, EntryToken, SourceFigures};
 pub use erase::Erased;
 pub use follow::Progress;
+pub use pack::{compress, decompress};
 pub use search::{Found, SearchPage};
 pub use types::{Batch, NewVersion, Outcome, Resource, Scanned, Seen, SetAside, SetAsideEntry, Traced};
+
+pub use waiting::Waiting;
 
 use crate::index::Index;
 use crate::secrets::Secrets;

@@ -60,8 +60,8 @@ pub(super) fn unpack(plain: &[u8]) -> Result<(LogicalId, Vec<u8>), StoreError> {
     Ok((id, body))
 }
 
-/// `None` where it would not be smaller, or is too large to say its length.
-fn compress(body: &[u8]) -> Option<Zeroizing<Vec<u8>>> {
+/// Bytes before they are sealed. `None` where it would not be smaller, or is too large to say its length.
+pub fn compress(body: &[u8]) -> Option<Zeroizing<Vec<u8>>> {
     u32::try_from(body.len()).ok()?;
     let compressed = COMPRESSOR.with_borrow_mut(|kept| {
         let compressor = match kept {
@@ -73,7 +73,8 @@ fn compress(body: &[u8]) -> Option<Zeroizing<Vec<u8>>> {
     (compressed.len() + 4 < body.len()).then(|| Zeroizing::new(compressed))
 }
 
-fn decompress(content: &[u8], length: usize) -> Option<Vec<u8>> {
+/// What [`compress`] made of `length` bytes; `None` where it is not that.
+pub fn decompress(content: &[u8], length: usize) -> Option<Vec<u8>> {
     // The length is sealed with the rest; still, no more memory than zstd can have made of so many bytes is asked for.
     let most = content.len().saturating_mul(1 << 16).min(length);
     let body = DECOMPRESSOR.with_borrow_mut(|kept| {

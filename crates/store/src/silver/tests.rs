@@ -139,6 +139,8 @@ pub(crate) fn batch(from: u64, upto: u64, versions: Vec<NewVersion>) -> Batch {
         seen: vec![],
         held: vec![],
         counts: vec![],
+        entries: vec![],
+        unmapped: vec![],
     }
 }
 

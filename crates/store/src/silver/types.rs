@@ -64,6 +64,10 @@ pub struct Batch {
     pub held: Vec<(u64, Ordinal)>,
     /// Added to the counters of a source.
     pub counts: Vec<(SourceName, &'static str, u64)>,
+    /// The entries themselves, for searches.
+    pub entries: Vec<super::entries::Entered>,
+    /// Fields without a map by source and place (`PV1-18`), added to those known.
+    pub unmapped: Vec<(SourceName, String, u64)>,
 }
 
 /// The answer to a FHIR write. Sealed at rest.

@@ -32,7 +32,7 @@ fn unpack_outcome(status: i64, plain: &[u8]) -> Result<Outcome, StoreError> {
     Ok(Outcome { status: u16::try_from(status).map_err(|_| BAD)?, headers, body: plain[at + 1..].to_vec() })
 }
 
-fn source_name(text: &str) -> Result<SourceName, StoreError> {
+pub(super) fn source_name(text: &str) -> Result<SourceName, StoreError> {
     SourceName::parse(text).map_err(|_| StoreError::corrupt("a source name in the catalog is not one"))
 }
 
@@ -42,6 +42,7 @@ const PAGE_MAX: usize = 1_000;
 impl Silver {
     pub(super) async fn insert_work(&self, tx: &mut AnyConnection, batch: &Batch) -> Result<(), StoreError> {
         self.insert_seen(tx, batch).await?;
+        self.insert_entries(tx, batch).await?;
         let mut held = Rows::new("INSERT INTO held_entry (domain, ordinal, position)", 3, " ON CONFLICT DO NOTHING");
         for (position, holder) in &batch.held {
             held.push([batch.domain.as_str().into(), i64::from(holder.0).into(), big(*position)?.into()]);

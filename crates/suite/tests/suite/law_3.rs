@@ -85,6 +85,14 @@ async fn law_3_no_door_opens_without_a_permit() {
         "/admin/erasures",
         "/admin/erasures/1",
         "/admin/retention",
+        "/admin/journal/ehr/0/message",
+        "/admin/journal/ehr/0/message?phi=true",
+        "/admin/journal/ehr/0/lint",
+        "/admin/journal/ehr/0/diff/0?phi=true",
+        "/admin/journal/ehr/size",
+        "/admin/sources",
+        "/admin/shadow/ehr/adt-main?day=2026-11-01",
+        "/admin/worklist/ehr",
     ];
     // Each of them is closed to some caller with a role, too: a physician reads no log, a privacy officer no products.
     let posts = [
@@ -105,8 +113,18 @@ async fn law_3_no_door_opens_without_a_permit() {
         "/admin/erasures/1/refuse",
         "/admin/erasures/finish",
         "/admin/retention",
+        "/admin/journal/ehr/search",
+        "/admin/journal/ehr/replay",
+        "/admin/worklist/ehr/0/match",
+        "/admin/worklist/ehr/0/undo",
     ];
-    let local = ["/admin/maintenance", "/admin/keys/turn", "/admin/keys/rotate", "/admin/keys/scopes/x/give-up"];
+    let local = [
+        "/admin/journal/ehr/expire",
+        "/admin/maintenance",
+        "/admin/keys/turn",
+        "/admin/keys/rotate",
+        "/admin/keys/scopes/x/give-up",
+    ];
     let mut https = mesh.https().await;
     for path in paths {
         for token in ["", "x.y.z"] {

@@ -9,6 +9,7 @@ mod backpressure;
 mod backup;
 mod carve;
 mod clients;
+mod desk;
 mod harness;
 mod ingest;
 mod key_service;

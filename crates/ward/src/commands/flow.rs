@@ -7,7 +7,7 @@ use super::{Failure, Result, client, config, say};
 use crate::cli::{Cli, Index, Journal, Product, Quarantine};
 
 /// Domain and index of a journal position.
-fn place(position: &Position) -> Result<(String, u64)> {
+pub(super) fn place(position: &Position) -> Result<(String, u64)> {
     let domain = position.log.as_str().strip_prefix("journal-");
     let domain = domain.ok_or_else(|| Failure::said("a position in a journal begins with journal-DOMAIN/"))?;
     Ok((domain.to_owned(), position.index))
@@ -18,7 +18,12 @@ fn text<'a>(value: &'a Value, key: &str) -> &'a str {
 }
 
 pub async fn journal(cli: &Cli, journal: &Journal) -> Result {
-    let Journal::Trace { position } = journal;
+    let position = match journal {
+        Journal::Trace { position } => position,
+        Journal::Search(search) => return super::journal::search(cli, search).await,
+        Journal::Size(size) => return super::journal::size(cli, size).await,
+        Journal::Expire(expire) => return super::journal::expire(cli, expire).await,
+    };
     let (domain, index) = place(position)?;
     let entry = client(cli)?.get(&format!("/admin/journal/{domain}/{index}"), None).await?;
     if cli.json {

@@ -1,4 +1,5 @@
 //! `ward hl7`: what messages become, without a node: the fate of each field, the resources, the coverage of the tables.
+//! What the interface desk does beside is in `desk`, `mllp`, `journal` and `shadow`.
 
 use std::collections::BTreeMap;
 use std::path::Path;
@@ -12,8 +13,17 @@ use serde_json::json;
 use super::{Failure, Result, config, say};
 use crate::cli::{Cli, Hl7};
 
-pub fn hl7(cli: &Cli, hl7: &Hl7) -> Result {
+pub async fn hl7(cli: &Cli, hl7: &Hl7) -> Result {
     match hl7 {
+        Hl7::Show(show) => super::desk::show(cli, show).await,
+        Hl7::Lint(lint) => super::desk::lint(cli, lint).await,
+        Hl7::Diff(diff) => super::desk::diff(cli, diff).await,
+        Hl7::Send(send) => super::mllp::send(cli, send).await,
+        Hl7::Receive(receive) => super::mllp::receive(cli, receive).await,
+        Hl7::Replay(replay) => super::journal::replay(cli, replay).await,
+        Hl7::Sources => super::journal::sources(cli).await,
+        Hl7::Worklist(worklist) => super::journal::worklist(cli, worklist).await,
+        Hl7::ShadowDiff(diff) => super::shadow::diff(cli, diff).await,
         Hl7::Coverage => {
             say(v2::coverage_table().trim_end());
             Ok(())

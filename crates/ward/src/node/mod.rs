@@ -5,6 +5,7 @@
 mod audit;
 mod directory;
 mod estate;
+mod expiry;
 pub(crate) mod foundation;
 mod keys;
 mod maintenance;
@@ -62,6 +63,7 @@ pub struct Node {
     audit: AuditTargets,
     listeners: Listeners,
     rounds: crate::downtime::Rounds,
+    bodies: Arc<expiry::BodyExpiry>,
     catalog: Catalog,
     drain: Drain,
 }
@@ -121,6 +123,15 @@ pub async fn build(config: Config, around: Surroundings) -> Result<Node, StartEr
         config: ground.config.clone(),
     });
     rights.replay(&*estate);
+    let bodies = Arc::new(expiry::BodyExpiry {
+        refiners: refiners.clone(),
+        silver: ground.silver.clone(),
+        rights: rights.clone(),
+        facts: ground.facts.clone(),
+        config: ground.config.clone(),
+        clock: ground.clock.clone(),
+        turn: tokio::sync::Mutex::default(),
+    });
     let metrics = Arc::new(edge::Metrics::default());
     let listeners = bind(&ground, &gate, &domains, &metrics).await?;
     // Development certificates are there once the listeners are.
@@ -186,6 +197,7 @@ pub async fn build(config: Config, around: Surroundings) -> Result<Node, StartEr
         keys: keys.clone(),
         audit: Arc::new(gate.audit_reader(follower).with_names(Arc::new(audit::Names(ground.config.clone())))),
         maintenance,
+        journals: bodies.clone(),
         rights,
         routes,
         estate,
@@ -204,6 +216,7 @@ pub async fn build(config: Config, around: Surroundings) -> Result<Node, StartEr
     };
     Ok(Node {
         rounds,
+        bodies,
         config: ground.config,
         doors,
         gate,
@@ -281,6 +294,7 @@ async fn open_domain(
         limits.clone(),
         clock.clone(),
     ));
+    expiry::remember(&ground.facts, &refiner).await?;
     estate::resume(rights, &refiner, patients, silver, vault).await?;
     let caught_up = refiner.catch_up().await.map_err(while_(format!("refining the journal of {name}")))?;
     if caught_up > 0 {
@@ -363,6 +377,7 @@ impl Node {
             audit,
             listeners,
             rounds,
+            bodies,
             catalog,
             drain,
         } = self;
@@ -379,6 +394,10 @@ impl Node {
         refining.spawn(async move { follower.run(async move { stop.closing().await }).await });
         let (rights, estate, stop) = (doors.rights.clone(), doors.estate.clone(), refining.clone());
         refining.spawn(async move { rights.run(&*estate, async move { stop.closing().await }).await });
+        let stop = refining.clone();
+        refining.spawn(async move { bodies.run(async move { stop.closing().await }).await });
+        let (silence, stop) = (edge::SilenceWatch::new(doors.clone()), refining.clone());
+        refining.spawn(async move { silence.run(async move { stop.closing().await }).await });
         for shipper in shippers {
             let stop = refining.clone();
             refining.spawn(async move { shipper.run(async move { stop.closing().await }).await });

@@ -126,6 +126,12 @@ pub fn knows(name: &str) -> bool {
     vocabularies().contains_key(&plain(name))
 }
 
+/// Whether any message of the tables has this segment.
+pub fn knows_segment(id: &str) -> bool {
+    let plan = plan();
+    plan.defaults.contains_key(id) || plan.messages.values().any(|message| message.first(id).is_some())
+}
+
 fn vocabularies() -> &'static HashMap<String, Vocabulary> {
     static CODES: LazyLock<HashMap<String, Vocabulary>> = LazyLock::new(|| {
         let mut all = HashMap::new();

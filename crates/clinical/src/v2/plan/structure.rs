@@ -79,28 +79,39 @@ impl Structure {
 
     /// Where a segment belongs after `at`, and the outermost group that begins anew with it.
     pub fn next(&self, at: Option<usize>, segment: &str) -> Option<(usize, Option<usize>)> {
-        let found = |from: usize, group: usize| {
-            (from..self.places.len()).find(|p| self.places[*p].segment == segment && self.chain(*p).any(|g| g == group))
-        };
+        // Out of order: said of the message as it stands.
+        self.next_in_order(at, segment).or_else(|| self.first(segment).map(|place| (place, self.outermost(place, at))))
+    }
+
+    /// The same, where the structure lets the segment stand after `at`.
+    pub fn next_in_order(&self, at: Option<usize>, segment: &str) -> Option<(usize, Option<usize>)> {
         let Some(at) = at else {
-            return found(0, 0).map(|place| (place, self.outermost(place, None)));
+            return self.first(segment).map(|place| (place, self.outermost(place, None)));
         };
         if self.places[at].segment == segment && self.places[at].many {
             return Some((at, None));
         }
         for group in self.chain(at) {
-            if let Some(place) = found(at + 1, group) {
+            if let Some(place) = self.found(at + 1, group, segment) {
                 return Some((place, self.outermost(place, Some(at))));
             }
             if self.groups[group].many
-                && let Some(place) = found(0, group).filter(|p| *p <= at)
+                && let Some(place) = self.found(0, group, segment).filter(|p| *p <= at)
             {
                 // MRG speaks of the PID before it, wherever a sender puts it: it begins nothing.
                 return Some((place, (segment != "MRG").then_some(group)));
             }
         }
-        // Out of order: said of the message as it stands.
-        found(0, 0).map(|place| (place, self.outermost(place, Some(at))))
+        None
+    }
+
+    /// The first place of a segment in the whole message.
+    pub fn first(&self, segment: &str) -> Option<usize> {
+        self.found(0, 0, segment)
+    }
+
+    fn found(&self, from: usize, group: usize, segment: &str) -> Option<usize> {
+        (from..self.places.len()).find(|p| self.places[*p].segment == segment && self.chain(*p).any(|g| g == group))
     }
 
     /// The outermost group of a place that the place before was not in.
