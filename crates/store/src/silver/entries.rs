@@ -281,12 +281,12 @@ impl Silver {
             and("e.source = $?", source.as_str().into());
         }
         if let Some(kind) = &query.kind {
-            if kind.contains(['^', ' ']) {
-                and("e.kind = $?", kind.as_str().into());
+            if kind.len() == 3 && kind.bytes().all(|b| b.is_ascii_uppercase() || b.is_ascii_digit()) {
+                // Every event of the type: a range, so that the index serves it, whatever the database's collation.
+                and("e.kind >= $?", format!("{kind}^").as_str().into());
+                and("e.kind <= $?", format!("{kind}^ZZZ").as_str().into());
             } else {
-                // Every event of the type: a range, so that the index serves it.
-                and("e.kind >= $?", kind.as_str().into());
-                and("e.kind < $?", format!("{kind}_").as_str().into());
+                and("e.kind = $?", kind.as_str().into());
             }
         }
         if let Some(control) = query.control {
@@ -459,7 +459,8 @@ impl Silver {
         to: Timestamp,
     ) -> Result<Vec<DaySize>, StoreError> {
         let rows = sqlx::query_as::<_, (i64, String, i64, i64, i64, i64)>(
-            "SELECT at / 86400000, source, COUNT(*), SUM(bytes), SUM(stored), SUM(expired) FROM journal_entry WHERE \
+            "SELECT at / 86400000, source, COUNT(*), CAST(SUM(bytes) AS BIGINT), \
+             CAST(SUM(stored) AS BIGINT), CAST(SUM(expired) AS BIGINT) FROM journal_entry WHERE \
              domain = $1 AND at >= $2 AND at <= $3 GROUP BY at / 86400000, source ORDER BY 1 DESC, 2 LIMIT 10000",
         )
         .bind(domain.as_str())
