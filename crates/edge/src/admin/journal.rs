@@ -532,7 +532,7 @@ async fn size(
         .into_iter()
         .map(|day| {
             json!({
-                "day": day.day.to_string().get(..10),
+                "day": day.day.to_string().chars().take(10).collect::<String>(),
                 "source": day.source,
                 "messages": day.messages,
                 "raw_bytes": day.raw_bytes,
