@@ -11,6 +11,7 @@ mod http;
 mod metrics;
 mod mllp;
 mod outgoing;
+mod query;
 mod sql;
 
 use std::sync::Arc;
@@ -26,6 +27,7 @@ pub use http::{Peer, serve, serve_io};
 pub use metrics::Metrics;
 pub use mllp::{MllpDoor, Pace};
 pub use outgoing::{Draft, Outgoing};
+pub use query::QueryDesk;
 
 /// All HTTP doors of a node.
 pub fn router(doors: Arc<Doors>) -> Router {

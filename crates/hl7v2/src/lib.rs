@@ -19,7 +19,7 @@ pub mod edit;
 pub mod mllp;
 pub mod time;
 
-pub use ack::{AckCode, AckCondition, AckError, AckMode, Severity, ack, ack_mode, nack};
+pub use ack::{AckCode, AckCondition, AckError, AckMode, Severity, ack, ack_mode, nack, response};
 pub use charset::Charset;
 pub use delimiters::Delimiters;
 pub use element::{Element, Presence};

@@ -14,7 +14,7 @@ fn starter() -> Engine {
 }
 
 fn principal(role: Role) -> PrincipalFacts {
-    let service = matches!(role, Role::Feed | Role::Node | Role::CareTeamApp);
+    let service = matches!(role, Role::Feed | Role::Node | Role::Route | Role::CareTeamApp);
     PrincipalFacts {
         id: PrincipalId::parse("someone").unwrap(),
         kind: if service { PrincipalKind::Service } else { PrincipalKind::Person },

@@ -33,6 +33,16 @@ const MIGRATIONS: &[Migration] = &[
     Migration { version: 1, statements: FIRST },
     Migration { version: 2, statements: HELD_ENTRIES },
     Migration { version: 3, statements: ROUTES },
+    Migration { version: 4, statements: NAMED_ENTRIES },
+];
+
+/// Whom an entry named beside those whose resources it changed; and the labelled resources that it looked at, so that
+/// their labels of today can be asked for.
+const NAMED_ENTRIES: &[&str] = &[
+    "CREATE TABLE named_entry (domain TEXT NOT NULL, position BIGINT NOT NULL, ordinal BIGINT NOT NULL,
+        PRIMARY KEY (domain, position, ordinal)) {rowless}",
+    "CREATE TABLE labelled_entry (domain TEXT NOT NULL, position BIGINT NOT NULL, token {blob} NOT NULL,
+        PRIMARY KEY (domain, position, token)) {rowless}",
 ];
 
 /// What routes could not deliver; and whom an entry is about, asked by its position.
