@@ -254,6 +254,9 @@ impl Maker {
     async fn visit(&self, permit: &Permit<Read>, now: &Told, upto: u64) -> Result<Message, StoreError> {
         let mut message = self.about_subject(permit, now, "subject", upto).await?;
         message.tells(now);
+        if let Some(pid) = message.segments.first_mut() {
+            pid.set(18, visit::account(&now.body, &self.assigners));
+        }
         message.segments.push(visit::pv1(&now.body, self.domain.as_str(), &self.assigners));
         message.segments.extend(visit::pv2(&now.body, &self.assigners));
         Ok(message)

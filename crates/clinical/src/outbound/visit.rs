@@ -55,13 +55,15 @@ fn stands(visit: &Value) -> Option<&Value> {
 
 /// Practitioners by the field they came from, or by how they take part.
 const PARTICIPANTS: &[(usize, &str, &str)] =
-    &[(7, "PV1-7", "ATND"), (8, "PV1-8", "REF"), (9, "PV1-9", "CON"), (17, "PV1-17", "ADM")];
+    &[(7, "PV1-7", "ATND"), (8, "PV1-8", "REF"), (9, "PV1-9", "CON"), (17, "PV1-17", "ADM"), (52, "PV1-52", "PART")];
 
 const LOCATIONS: &[(usize, &str)] = &[(6, "PV1-6"), (11, "PV1-11"), (42, "PV1-42"), (43, "PV1-43")];
 
 pub fn pv1(visit: &Value, domain: &str, assigners: &Assigners) -> Segment {
     let mut pv1 = Segment::new("PV1");
     pv1.set(1, "1").set(2, back::patient_class(str_at(visit, &["class", "code"])));
+    let told = list(visit, "location").iter().filter(|told| field_of(told) == "PV1-3");
+    pv1.set(3, repetitions(told.filter_map(|told| told.get("location")).map(pl)));
     pv1.set(3, stands(visit).map(pl).unwrap_or_default());
     let types = list(visit, "type");
     for (field, id) in [(4, "PV1-4"), (18, "PV1-18")] {
@@ -99,25 +101,42 @@ pub fn pv1(visit: &Value, domain: &str, assigners: &Assigners) -> Segment {
     pv1.set(37, stay("destination").map(|place| text(str_at(place, &["display"]))).unwrap_or_default());
     pv1.set(39, text(str_at(visit, &["serviceProvider", "display"])));
     pv1.set(44, time(str_at(visit, &["period", "start"]))).set(45, time(str_at(visit, &["period", "end"])));
-    let others = list(visit, "identifier").iter().filter(|number| field_of(number) == "PV1-50");
+    let others = numbers(visit).filter(|number| field_of(number) == "PV1-50").chain(own_numbers(visit).skip(1));
     pv1.set(50, repetitions(others.map(|number| cx(number, assigners))));
     put_back(&mut pv1, visit, assigners);
     pv1
 }
 
+fn numbers(visit: &Value) -> impl Iterator<Item = &Value> {
+    list(visit, "identifier").iter().filter(|number| !is_internal(number))
+}
+
+/// Those that name the visit itself.
+fn own_numbers(visit: &Value) -> impl Iterator<Item = &Value> {
+    numbers(visit).filter(|number| !matches!(field_of(number), "PV1-50" | "PID-18"))
+}
+
 /// The visit's number, or its id where it has none.
 fn number(visit: &Value, domain: &str, assigners: &Assigners) -> String {
-    let mut own =
-        list(visit, "identifier").iter().filter(|number| field_of(number) != "PV1-50" && !is_internal(number));
-    match own.next().map(|number| cx(number, assigners)).filter(|number| !number.is_empty()) {
+    match own_numbers(visit).next().map(|number| cx(number, assigners)).filter(|number| !number.is_empty()) {
         Some(number) => number,
         None => format!("{}^^^{}^VN", text(str_at(visit, &["id"])), text(domain)),
     }
 }
 
+/// PID-18: the account that the visit carries as a number of its own.
+pub fn account(visit: &Value, assigners: &Assigners) -> String {
+    let numbers = list(visit, "identifier").iter().filter(|number| field_of(number) == "PID-18");
+    repetitions(numbers.map(|number| cx(number, assigners)))
+}
+
 /// PV2, where it says anything.
 pub fn pv2(visit: &Value, assigners: &Assigners) -> Option<Segment> {
     let mut pv2 = Segment::new("PV2");
+    let before = list(visit, "location").iter().filter(|told| field_of(told) == "PV2-1");
+    pv2.set(1, repetitions(before.filter_map(|told| told.get("location")).map(pl)));
+    let referrers = list(visit, "participant").iter().filter(|told| field_of(told) == "PV2-13");
+    pv2.set(13, repetitions(referrers.filter_map(|told| told.get("individual")).map(|person| xcn(person, assigners))));
     pv2.set(3, list(visit, "reasonCode").first().map(cwe).unwrap_or_default());
     pv2.set(22, if is_restricted(visit) { "Y" } else { "" });
     pv2.set(25, visit.get("priority").map(cwe).unwrap_or_default());

@@ -30,6 +30,8 @@ pub struct Words {
     numbers: Vec<String>,
     /// Numbers and addresses with signs in them, in capitals.
     wholes: Vec<String>,
+    /// Days may stay, so that a number which begins with one tells nothing.
+    may_tell_days: bool,
 }
 
 /// How a part of a field is gathered.
@@ -42,7 +44,7 @@ enum Part {
 
 impl Words {
     pub fn of(message: &Message<'_>, method: Method) -> Words {
-        let mut words = Words::default();
+        let mut words = Words { may_tell_days: method == Method::LimitedDataSet, ..Words::default() };
         for segment in message.segments() {
             let Some(fields) = treatments(segment.id()) else { continue };
             for (n, field) in segment.fields() {
@@ -70,7 +72,10 @@ impl Words {
 
     fn gather(&mut self, part: Part, text: &str) {
         let digits: String = text.chars().filter(char::is_ascii_digit).collect();
-        if digits.len() >= NUMBER_MIN {
+        let is_day = |digits: &str| {
+            self.may_tell_days && digits.get(..8).is_some_and(|day| hl7v2::time::DateTime::parse(day).is_ok())
+        };
+        if digits.len() >= NUMBER_MIN && !is_day(&digits) {
             self.numbers.push(digits);
         }
         let has_digit = text.bytes().any(|b| b.is_ascii_digit());
@@ -78,7 +83,8 @@ impl Words {
         if part == Part::Number && is_spelt && (has_digit || text.contains('@')) {
             self.wholes.push(text.trim().to_uppercase());
         }
-        self.words.extend(cut(text).filter(|word| counts(part, word)));
+        let words: Vec<String> = cut(text).filter(|word| counts(part, word) && !is_day(word)).collect();
+        self.words.extend(words);
     }
 
     pub fn are_in(&self, text: &str) -> bool {
