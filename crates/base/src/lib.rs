@@ -14,6 +14,7 @@ pub mod phi;
 pub mod purpose;
 pub mod time;
 pub mod trace;
+pub mod zip;
 
 pub use class::{DataClass, Sensitivity};
 pub use clock::{Clock, ManualClock, SystemClock, Timestamp};

@@ -115,6 +115,21 @@ pub enum MaskMethod {
     AgeBand,
 }
 
+impl MaskMethod {
+    /// The less, the less is shown.
+    pub fn shows(&self) -> u16 {
+        match self {
+            MaskMethod::Null => 0,
+            MaskMethod::Constant(_) => 1,
+            MaskMethod::AgeBand => 2,
+            MaskMethod::Zip3 => 3,
+            MaskMethod::YearOnly => 4,
+            MaskMethod::KeyedHash => 5,
+            MaskMethod::Last(n) => 6 + u16::from(*n),
+        }
+    }
+}
+
 /// One obligation to mask, with the policy that demands it.
 #[derive(Debug, Clone, PartialEq, Eq, Hash, Serialize, Deserialize)]
 pub struct Mask {
@@ -130,15 +145,7 @@ impl Mask {
     /// Which of several masks on one class holds: the one that shows least. Every door asks here, so that all show the
     /// same (law 7).
     pub fn strictest(masks: &[Mask], class: DataClass) -> Option<&Mask> {
-        masks.iter().filter(|mask| mask.class == class).min_by_key(|mask| match mask.method {
-            MaskMethod::Null => 0,
-            MaskMethod::Constant(_) => 1,
-            MaskMethod::AgeBand => 2,
-            MaskMethod::Zip3 => 3,
-            MaskMethod::YearOnly => 4,
-            MaskMethod::KeyedHash => 5,
-            MaskMethod::Last(n) => 6 + u16::from(n),
-        })
+        masks.iter().filter(|mask| mask.class == class).min_by_key(|mask| mask.method.shows())
     }
 }
 

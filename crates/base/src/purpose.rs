@@ -68,5 +68,7 @@ coded!(
         Feed = "feed",
         /// The node's own workers: refine, build, ship.
         Node = "node",
+        /// A route of a domain: sends on what policy lets it.
+        Route = "route",
     }
 );

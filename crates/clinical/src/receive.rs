@@ -52,6 +52,8 @@ pub enum Kind {
     Batch,
     /// The sender confirms an application answer of ours: nothing to store, nothing to answer.
     Acknowledgement,
+    /// A question: nothing to store, and an answer of data.
+    Query,
 }
 
 impl Hl7Receiver {
@@ -74,6 +76,7 @@ impl Hl7Receiver {
         let end = bytes.iter().position(|byte| matches!(byte, b'\r' | b'\n')).unwrap_or(bytes.len());
         match hl7v2::parse(&bytes[..end], &self.limits) {
             Ok(header) if matches!(header.info().code.as_str(), "ACK" | "MCF") => Kind::Acknowledgement,
+            Ok(header) if matches!(header.info().code.as_str(), "QBP" | "QCN" | "QRY" | "QSB") => Kind::Query,
             _ => Kind::Message,
         }
     }
@@ -177,6 +180,19 @@ impl Hl7Receiver {
 
     /// MSH-11 and MSH-9 against what the source declares, MSH-12 against what is spoken.
     fn check(&self, message: &Message<'_>) -> Result<(), AckError> {
+        self.check_header(message)?;
+        let at = |field, code357, text: String| {
+            Err(AckError { segment: "MSH".into(), seq: 1, field, code357, text, ..AckError::default() })
+        };
+        let info = message.info();
+        if info.code.is_empty() {
+            return at(9, code357::REQUIRED_FIELD_MISSING, "the message does not say its type".to_owned());
+        }
+        self.check_type(&info).map_or(Ok(()), |(code, text)| at(9, code, text.to_owned()))
+    }
+
+    /// As [`Hl7Receiver::receive`] checks every message, for questions, which are not received.
+    pub fn check_header(&self, message: &Message<'_>) -> Result<(), AckError> {
         let at = |field, code357, text: String| {
             Err(AckError { segment: "MSH".into(), seq: 1, field, code357, text, ..AckError::default() })
         };
@@ -192,11 +208,7 @@ impl Hl7Receiver {
         if !version.is_empty() && !version.starts_with("2.") {
             return at(12, code357::UNSUPPORTED_VERSION, "versions 2.1 to 2.8.2 are spoken here".to_owned());
         }
-        let info = message.info();
-        if info.code.is_empty() {
-            return at(9, code357::REQUIRED_FIELD_MISSING, "the message does not say its type".to_owned());
-        }
-        self.check_type(&info).map_or(Ok(()), |(code, text)| at(9, code, text.to_owned()))
+        Ok(())
     }
 
     fn check_type(&self, info: &hl7v2::MessageInfo) -> Option<(u16, &'static str)> {

@@ -39,6 +39,9 @@ pub struct Source {
     /// Types that may come, `ADT` or `ADT^A01`. Empty: every type.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub accepts: Vec<String>,
+    /// Whether its connections may ask for patients (QBP^Q22, QBP^Q23), and as whom. Without it a query is refused.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub query: Option<QueryRight>,
     /// Connections at once.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub connections_max: Option<usize>,
@@ -100,6 +103,14 @@ pub struct Keep {
     /// Refined, and delivered by a route.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub forwarded: Option<u32>,
+}
+
+/// `query` of a source: a service of `principals.toml` whose rights the questions have, and what for they are asked.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct QueryRight {
+    pub principal: base::PrincipalId,
+    pub purpose: base::Purpose,
 }
 
 fn is_default<T: Default + PartialEq>(value: &T) -> bool {

@@ -11,6 +11,7 @@ mod http;
 mod metrics;
 mod mllp;
 mod outgoing;
+mod query;
 mod silence;
 mod sql;
 
@@ -27,6 +28,7 @@ pub use http::{Peer, serve, serve_io};
 pub use metrics::Metrics;
 pub use mllp::{MllpDoor, Pace};
 pub use outgoing::{Draft, Outgoing};
+pub use query::QueryDesk;
 pub use silence::SilenceWatch;
 
 /// All HTTP doors of a node.

@@ -25,6 +25,7 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use parking_lot::Mutex;
 
 use crate::metrics::Metrics;
+use crate::query::{self, QueryDesk};
 
 /// What a listener works with.
 pub struct MllpDoor {
@@ -35,6 +36,8 @@ pub struct MllpDoor {
     pub entropy: Arc<dyn Entropy>,
     pub metrics: Arc<Metrics>,
     pub pace: Pace,
+    /// For a source that may ask.
+    pub desk: Option<QueryDesk>,
 }
 
 /// How fast a source may send: each message has its moment, and waits for it. A sender that is too fast finds its
@@ -125,7 +128,7 @@ impl MllpDoor {
                             let Some(fresh) = self.permit(peer.ip()).await else { return };
                             permit = fresh;
                         }
-                        if !self.answer(&permit, &mut stream, &mut answers, message).await {
+                        if !self.answer(&permit, peer.ip(), &mut stream, &mut answers, message).await {
                             return;
                         }
                     }
@@ -179,6 +182,7 @@ impl MllpDoor {
     async fn answer(
         &self,
         permit: &Permit<Write>,
+        peer: IpAddr,
         stream: &mut net::Stream,
         answers: &mut Answers,
         message: Vec<u8>,
@@ -192,6 +196,16 @@ impl MllpDoor {
         let (trace, bytes) = (TraceContext::new(&*self.entropy), Bytes::from(message));
         let reply = match self.receiver.kind(&bytes) {
             Kind::Acknowledgement => return true,
+            Kind::Query => {
+                let (desk, clock) = (self.desk.as_ref(), &*self.clock);
+                let told = query::respond(&self.receiver, desk, clock, &self.limits, peer, trace, &bytes).await;
+                self.metrics.hl7(domain.as_str(), source.as_str(), "query", start.elapsed());
+                return match told {
+                    Some(told) if answers.is_empty() => write(stream, Some(told)).await,
+                    Some(told) => self.wait(stream, answers, Box::pin(std::future::ready(Some(told)))).await,
+                    None => true,
+                };
+            }
             Kind::Batch => self.receiver.receive_batch(permit, Door::Mllp, trace, bytes, count).await,
             Kind::Message => {
                 let reply = self.receiver.receive(permit, Door::Mllp, trace, bytes).await;

@@ -96,6 +96,8 @@ pub struct Ask {
     pub product: ProductLabels,
     /// See [`Ask::through`].
     pub journal: Option<SourceName>,
+    /// See [`Ask::de_identified`].
+    profiles: &'static [&'static str],
     pub origin: Origin,
 }
 
@@ -112,6 +114,7 @@ impl Ask {
             patients_of: None,
             product: ProductLabels::default(),
             journal: None,
+            profiles: &[],
             origin: origin.clone(),
         }
     }
@@ -162,6 +165,12 @@ impl Ask {
     /// one.
     pub fn under(mut self, session: &str) -> Self {
         self.session = Some(session.to_owned());
+        self
+    }
+
+    /// What leaves passes these de-identification profiles, so that an obligation to one of them is carried out.
+    pub(crate) fn de_identified(mut self, profiles: &'static [&'static str]) -> Self {
+        self.profiles = profiles;
         self
     }
 
@@ -340,7 +349,7 @@ impl Gate {
         answer: Decision,
         decision: u64,
     ) -> Result<Grant, Refusal> {
-        let duties = Duties::of(&answer)?;
+        let duties = Duties::of(&answer, ask.profiles)?;
         let mut rules = duties.rules;
         if ask.scope == Scope::CareTeam {
             rules.push(RowRule::CareTeam);
@@ -375,7 +384,7 @@ impl Gate {
         })
     }
 
-    fn record_of_refusal(&self, caller: &Caller, ask: &Ask, refusal: &Refusal) -> AuditRecord {
+    pub(crate) fn record_of_refusal(&self, caller: &Caller, ask: &Ask, refusal: &Refusal) -> AuditRecord {
         let mut record = self.record(caller, &ask.origin, ask.domain.clone(), ask.layer, Outcome::Refused);
         record.decision = refusal.decision;
         record.policy_version = self.policies().version();
@@ -458,7 +467,7 @@ struct Duties {
 }
 
 impl Duties {
-    fn of(answer: &Decision) -> Result<Duties, Refusal> {
+    fn of(answer: &Decision, profiles: &[&str]) -> Result<Duties, Refusal> {
         let mut duties =
             Duties { rules: vec![], hidden: Sensitivity::NONE, masks: vec![], rows_max: None, group_min: None };
         for obliged in &answer.obligations {
@@ -476,6 +485,7 @@ impl Duties {
                 // Carried by the audit record: those who hold the role read it there.
                 Obligation::Notify(_) => {}
                 // A permit cannot carry a profile, and an obligation that nobody carries out is a no.
+                Obligation::DeIdentify(profile) if profiles.contains(&profile.as_str()) => {}
                 Obligation::DeIdentify(_) => {
                     let reason = "this data may leave only through a de-identification profile, which this door lacks";
                     return Err(Refusal {

@@ -208,6 +208,40 @@ impl Gate {
         }
     }
 
+    /// A service that the configuration binds a connection to: a principal without a token, for one purpose in one domain.
+    pub fn bound(
+        &self,
+        principal: &PrincipalId,
+        purpose: base::Purpose,
+        domain: &DomainName,
+    ) -> Result<Caller, Unauthenticated> {
+        let record = self.0.principals.principal(principal).map_err(Unauthenticated::Unavailable)?;
+        let is_it = |record: &Arc<PrincipalRecord>| {
+            record.enabled && record.kind == PrincipalKind::Service && record.domains.contains(domain)
+        };
+        let record = record.filter(is_it).ok_or(Unauthenticated::Unknown)?;
+        let facts = PrincipalFacts {
+            id: record.id.clone(),
+            kind: record.kind,
+            roles: record.roles.clone(),
+            domain: Some(domain.clone()),
+            source: record.source.clone(),
+            assurance: 1,
+            training_until: record.training_until,
+            care_team: false,
+            agreements: record.agreements.clone(),
+        };
+        Ok(Caller {
+            facts: Arc::new(facts),
+            on_behalf: None,
+            purpose: Some(purpose),
+            agreement: None,
+            token: None,
+            issued: self.now(),
+            expires: self.now().plus_ms(SOURCE_TTL_MS),
+        })
+    }
+
     /// The caller of a feed that is bound by its listener or certificate.
     pub fn source(&self, name: &SourceName) -> Result<Caller, Unauthenticated> {
         let record = self.0.principals.source(name).map_err(Unauthenticated::Unavailable)?;

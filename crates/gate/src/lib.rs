@@ -21,6 +21,7 @@ mod emergency;
 mod gate;
 mod patients;
 mod release;
+mod route;
 mod token;
 mod worker;
 
@@ -52,4 +53,5 @@ pub use gate::{Gate, GateParts, governance};
 pub use patients::{MemoryPatients, PatientSets};
 pub use policy::{Action, Agreement, PrincipalKind};
 pub use release::{Access, Held, NotReleased, Release, WrongRelease};
+pub use route::{Profile, RouteRecord, Sending};
 pub use token::{Claims, Issue, TokenError, TokenIssuer, TokenKeys, Unauthenticated};

@@ -31,8 +31,8 @@ const WORKERS: &[(&str, &[(Needs, Layer)])] = &[
     ("index", &[(Needs::Read, Silver), (Needs::Write, Silver)]),
     // Builds products from silver and from other products.
     ("build", &[(Needs::Read, Silver), (Needs::Read, Gold), (Needs::Write, Gold)]),
-    // Ships journal entries to routes and backups, sealed, and audit records to their receivers.
-    ("ship", &[(Needs::Read, Bronze), (Needs::Read, Governance)]),
+    // Ships journal entries and what is made of silver to routes, and audit records to their receivers.
+    ("ship", &[(Needs::Read, Bronze), (Needs::Read, Silver), (Needs::Read, Governance)]),
     // The node itself: start-up, control log, drain.
     ("ward", &[(Needs::Manage, Governance), (Needs::Write, Governance), (Needs::Read, Governance)]),
 ];

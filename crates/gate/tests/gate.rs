@@ -514,7 +514,7 @@ async fn workers_have_what_the_table_says() {
         refine: bronze rw, silver rw
         index: silver rw
         build: silver r, gold rw
-        ship: bronze r, governance r
+        ship: bronze r, silver r, governance r
         ward: governance rw
         stranger: 
     "#]]

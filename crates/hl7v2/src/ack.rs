@@ -116,6 +116,8 @@ pub struct AckError {
     pub field: u16,
     /// Repetition, from 1; 0 when it is not told.
     pub repetition: u16,
+    /// Component, from 1; 0 when it is not told.
+    pub component: u16,
     /// HL7 table 0357, see [`code357`].
     pub code357: u16,
     pub severity: Severity,
@@ -130,6 +132,7 @@ impl From<&Malformed> for AckError {
             seq: fault.occurrence,
             field: fault.field,
             repetition: 0,
+            component: 0,
             code357: fault.code357,
             severity: Severity::Error,
             text: fault.reason.to_owned(),
@@ -143,6 +146,7 @@ pub fn ack(message: &Message<'_>, code: AckCode, errors: &[AckError], control_id
     let raw = |n: usize| header.map(|h| h.field(n).raw()).unwrap_or_default();
     let info = message.info();
     let answer = Answer {
+        kind: None,
         delimiters: *message.delimiters(),
         sender: [raw(5), raw(6)],
         receiver: [raw(3), raw(4)],
@@ -156,9 +160,45 @@ pub fn ack(message: &Message<'_>, code: AckCode, errors: &[AckError], control_id
     message.charset().encode(&answer.write(code, errors, control_id, now))
 }
 
+/// How an answer of another type than ACK begins: MSH, MSA and ERR. In the recommended delimiters and in UTF-8, whatever
+/// the question came in; what follows is written the same way.
+pub fn response(
+    message: &Message<'_>,
+    kind: [&str; 3],
+    code: AckCode,
+    errors: &[AckError],
+    control_id: &str,
+    now: Timestamp,
+) -> String {
+    let delimiters = Delimiters::default();
+    let header = message.segment("MSH");
+    let is_same = *message.delimiters() == delimiters;
+    let field = |n: usize| {
+        let Some(field) = header.map(|header| header.field(n)) else { return String::new() };
+        if is_same { field.raw().to_owned() } else { escape(&field.text(), &delimiters).into_owned() }
+    };
+    let info = message.info();
+    let [three, four, five, six] = [3, 4, 5, 6].map(field);
+    let (ten, eleven, twelve) = (field(10), field(11), field(12));
+    let answer = Answer {
+        kind: Some(kind),
+        delimiters,
+        sender: [&five, &six],
+        receiver: [&three, &four],
+        trigger: &info.trigger,
+        processing_id: &eleven,
+        version: &twelve,
+        version_id: &info.version,
+        charset: "UNICODE UTF-8",
+        answers_to: &ten,
+    };
+    answer.write(code, errors, control_id, now)
+}
+
 /// The answer to bytes that are no message: what can be read of a header is used, the rest is left empty.
 pub fn nack(fault: &Malformed, code: AckCode, control_id: &str, now: Timestamp) -> Vec<u8> {
     let answer = Answer {
+        kind: None,
         delimiters: Delimiters::default(),
         sender: ["", ""],
         receiver: ["", ""],
@@ -174,6 +214,8 @@ pub fn nack(fault: &Malformed, code: AckCode, control_id: &str, now: Timestamp) 
 
 /// Fields of the request as raw text in its own delimiters.
 struct Answer<'m> {
+    /// Type, event and structure, where the answer is no ACK.
+    kind: Option<[&'m str; 3]>,
     delimiters: Delimiters,
     sender: [&'m str; 2],
     receiver: [&'m str; 2],
@@ -204,7 +246,9 @@ impl Answer<'_> {
 
     fn header(&self, control_id: &str, now: Timestamp) -> Vec<String> {
         let structure = if self.before("2.3.1") { "" } else { "ACK" };
-        let kind = if self.before("2.2") {
+        let kind = if let Some(kind) = self.kind {
+            self.components(&kind)
+        } else if self.before("2.2") {
             "ACK".into()
         } else {
             self.components(&["ACK", &self.safe(self.trigger), structure])
@@ -245,6 +289,7 @@ impl Answer<'_> {
                 &number(error.seq),
                 &number(error.field.into()),
                 &number(error.repetition.into()),
+                &number(error.component.into()),
             ])
         };
         let code = self.components(&[&error.code357.to_string(), code357::text(error.code357), "HL70357"]);
@@ -323,6 +368,7 @@ mod tests {
             seq: 2,
             field: 5,
             repetition: 1,
+            component: 0,
             code357: code357::DATA_TYPE,
             severity: Severity::Error,
             text: "not a number: send digits | a dot".into(),

@@ -22,7 +22,7 @@ pub mod mllp;
 pub mod time;
 pub mod view;
 
-pub use ack::{AckCode, AckCondition, AckError, AckMode, Severity, ack, ack_mode, nack};
+pub use ack::{AckCode, AckCondition, AckError, AckMode, Severity, ack, ack_mode, nack, response};
 pub use charset::Charset;
 pub use delimiters::Delimiters;
 pub use element::{Element, Presence};

@@ -24,12 +24,11 @@ pub mod sink;
 pub mod statement;
 mod system;
 pub mod table;
-pub mod vaulted;
-pub mod verify;
-pub mod zip;
-
 #[cfg(test)]
 mod tests;
+pub mod vaulted;
+pub mod verify;
+
 #[cfg(test)]
 mod whole_tests;
 

@@ -12,9 +12,7 @@ use arrow::compute::cast;
 use arrow::datatypes::{DataType, Field, FieldRef, Fields};
 use arrow::error::ArrowError;
 use aws_lc_rs::hmac;
-use base::{DataClass, MaskMethod, Timestamp};
-
-use crate::zip;
+use base::{DataClass, MaskMethod, Timestamp, zip};
 
 /// A mask made ready: its method, its key if it needs one, and today, for ages.
 #[derive(Clone)]

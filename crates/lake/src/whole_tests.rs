@@ -174,6 +174,8 @@ impl Parts {
             outcomes: vec![],
             seen: vec![],
             held: vec![],
+            named: vec![],
+            labelled: vec![],
             counts: vec![],
             entries: vec![],
             unmapped: vec![],

@@ -45,6 +45,7 @@ pub fn starter() -> &'static [(&'static str, &'static str)] {
         "emergency.cedar",
         "registration.cedar",
         "feeds.cedar",
+        "routes.cedar",
         "engineering.cedar",
         "interface.cedar",
         "analytics.cedar",

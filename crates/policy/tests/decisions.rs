@@ -14,7 +14,7 @@ fn starter() -> Engine {
 }
 
 fn principal(role: Role) -> PrincipalFacts {
-    let service = matches!(role, Role::Feed | Role::Node | Role::CareTeamApp);
+    let service = matches!(role, Role::Feed | Role::Node | Role::Route | Role::CareTeamApp);
     PrincipalFacts {
         id: PrincipalId::parse("someone").unwrap(),
         kind: if service { PrincipalKind::Service } else { PrincipalKind::Person },
@@ -307,6 +307,10 @@ fn the_starting_policies_are_this_table_and_nothing_more() {
           export silver/Patient: TREAT by downtime-pack-by-the-node
           export silver/Observation: TREAT by downtime-pack-by-the-node
           export silver/*: TREAT by downtime-pack-by-the-node
+        route
+          export silver/Patient: TREAT by route-within-the-hospital, HPAYMT by route-for-payment-and-operations+part2-only-for-treatment, HOPERAT by route-for-payment-and-operations+part2-only-for-treatment, HRESCH by route-for-research+part2-only-for-treatment, PUBHLTH by route-to-public-health+part2-only-for-treatment
+          export silver/Observation: TREAT by route-within-the-hospital, HPAYMT by route-for-payment-and-operations+part2-only-for-treatment, HOPERAT by route-for-payment-and-operations+part2-only-for-treatment, HRESCH by route-for-research+part2-only-for-treatment, PUBHLTH by route-to-public-health+part2-only-for-treatment
+          export silver/*: TREAT by route-within-the-hospital, HPAYMT by route-for-payment-and-operations+part2-only-for-treatment, HOPERAT by route-for-payment-and-operations+part2-only-for-treatment, HRESCH by route-for-research+part2-only-for-treatment, PUBHLTH by route-to-public-health+part2-only-for-treatment
     "#]].assert_eq(&truth_table(&starter()));
 }
 
@@ -569,7 +573,7 @@ fn errors_read_like_a_compilers() {
         doctor,
         expect![[r#"
             policies/a.cedar:4: entity `Role::"doctor"` is of an enumerated entity type, but `"doctor"` is not declared as a valid eid
-              help: valid entity eids: "physician", "nurse", "care-team-app", "lab-technician", "radiologist", "pharmacist", "registration-clerk", "data-engineer", "analyst", "researcher", "privacy-officer", "auditor", "administrator", "feed", "node"
+              help: valid entity eids: "physician", "nurse", "care-team-app", "lab-technician", "radiologist", "pharmacist", "registration-clerk", "data-engineer", "analyst", "researcher", "privacy-officer", "auditor", "administrator", "feed", "node", "route"
             policies/a.cedar:5: attribute `knid` on entity type `Record` not found
               help: did you mean `kind`?
         "#]],

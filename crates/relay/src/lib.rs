@@ -8,11 +8,14 @@
 //! Never here: which sources a domain has, agreements and addresses (see `ward::routes`), what a message means.
 
 mod condition;
+pub mod deid;
+mod feed;
 mod route;
 mod send;
 mod work;
 
 pub use condition::Condition;
-pub use route::{Change, Route, Scheme, Target, is_message_type};
+pub use feed::{Feed, Make};
+pub use route::{Change, OnRefused, Route, Scheme, Target, is_message_type};
 pub use send::{Destination, SendError};
 pub use work::{Parts, Status, WorkError, Worker, asking_for_an_answer};

@@ -8,6 +8,8 @@ use hl7v2::edit::{Edit, Spot};
 use serde::{Deserialize, Serialize};
 
 use crate::condition::Condition;
+use crate::deid::{Deidentify, Method};
+use crate::feed::Make;
 
 /// One `[[route]]` of a domain.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -18,6 +20,9 @@ pub struct Route {
     /// Sources whose messages it takes. Empty: all HL7 v2 sources of the domain.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub from: Vec<SourceName>,
+    /// Messages that are made from silver, `ADT`, `ORU`, `VXU`, instead of those that came in. Empty: those that came in.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub make: Vec<Make>,
     /// Types it takes, `ADT` or `ADT^A01`. Empty: all.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub types: Vec<String>,
@@ -36,6 +41,9 @@ pub struct Route {
     pub key: Option<PathBuf>,
     /// For which purpose the receiver gets it.
     pub purpose: Purpose,
+    /// What happens with a message that policy does not let go to the receiver.
+    #[serde(default, skip_serializing_if = "OnRefused::is_skip")]
+    pub on_refused: OnRefused,
     /// The agreement that covers the receiver.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub agreement: Option<String>,
@@ -45,6 +53,10 @@ pub struct Route {
     /// What is changed on the way, in this order.
     #[serde(default, rename = "change", skip_serializing_if = "Vec::is_empty")]
     pub changes: Vec<Change>,
+    /// How it is de-identified on the way, after the changes: `"safe-harbor"`, `"shifted-dates"`, `"limited-data-set"`, or
+    /// a table with `profile`, `project` and `keep`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub deidentify: Option<Deidentify>,
     /// Begins with the journal's first entry, not with the next to come.
     #[serde(default, skip_serializing_if = "is_false")]
     pub from_beginning: bool,
@@ -58,6 +70,23 @@ pub struct Route {
     /// Entries behind, beyond which an alarm is logged.
     #[serde(default = "behind_max")]
     pub behind_max: u64,
+}
+
+/// What a route does with a message that policy refuses. It is never sent.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum OnRefused {
+    /// The message is kept among those refused, with the reason; the next one goes on.
+    #[default]
+    Skip,
+    /// The route waits, with everything after it, until policy lets it go or a person says where to go on.
+    Hold,
+}
+
+impl OnRefused {
+    fn is_skip(&self) -> bool {
+        *self == OnRefused::Skip
+    }
 }
 
 fn is_false(value: &bool) -> bool {
@@ -245,8 +274,8 @@ pub fn is_message_type(word: &str) -> bool {
 
 impl Route {
     /// Whether a message of this source goes this way.
-    pub fn takes(&self, source: &SourceName, message: &Message<'_>) -> bool {
-        if !self.from.is_empty() && !self.from.contains(source) {
+    pub fn takes(&self, source: &str, message: &Message<'_>) -> bool {
+        if !self.from.is_empty() && !self.from.iter().any(|from| from.as_str() == source) {
             return false;
         }
         let info = message.info();
@@ -288,6 +317,11 @@ impl Route {
         }
         if self.certificate.is_some() != self.key.is_some() {
             find("has a certificate without its key, or a key without its certificate", "give both or none");
+        }
+        if self.agreement.is_none()
+            && self.deidentify.as_ref().is_some_and(|declared| declared.profile == Method::LimitedDataSet)
+        {
+            find("sends a limited data set without an agreement", "name the data use agreement: agreement = \"ID\"");
         }
         if !(1..=100).contains(&self.tries) || !(1..=600).contains(&self.timeout_seconds) {
             find("has a number out of bounds", "tries is 1 to 100, timeout_seconds 1 to 600");
@@ -348,10 +382,9 @@ mod tests {
                 "MSH|^~\\&|A|B|C|D|20200101||ADT^{event}|1|P|2.5\rPID|1||M1^^^X||Doe||||||||||||||123\rPV1|1|{class}\rGT1|1|x\r"
             )
         };
-        let source = |name: &str| SourceName::parse(name).unwrap();
         let takes = |from: &str, class: &str, event: &str| {
             let text = text(class, event);
-            route.takes(&source(from), &hl7v2::parse(text.as_bytes(), &base::Limits::default()).unwrap())
+            route.takes(from, &hl7v2::parse(text.as_bytes(), &base::Limits::default()).unwrap())
         };
         assert!(takes("adt-main", "I", "A01"));
         assert!(!takes("other", "I", "A01") && !takes("adt-main", "O", "A01") && !takes("adt-main", "I", "A08"));

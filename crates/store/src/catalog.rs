@@ -34,6 +34,7 @@ const MIGRATIONS: &[Migration] = &[
     Migration { version: 2, statements: HELD_ENTRIES },
     Migration { version: 3, statements: ROUTES },
     Migration { version: 4, statements: ENTRIES },
+    Migration { version: 5, statements: NAMED_ENTRIES },
 ];
 
 /// What came in, by entry: for searches, figures and the end of raw bodies. `control`, `sender` and `token` are keyed
@@ -53,6 +54,15 @@ const ENTRIES: &[&str] = &[
     "CREATE INDEX set_aside_source ON set_aside (domain, source, resolved)",
     "CREATE TABLE unmapped_field (domain TEXT NOT NULL, source TEXT NOT NULL, place TEXT NOT NULL, n BIGINT NOT NULL,
         PRIMARY KEY (domain, source, place)) {rowless}",
+];
+
+/// Whom an entry named beside those whose resources it changed; and the labelled resources that it looked at, so that
+/// their labels of today can be asked for.
+const NAMED_ENTRIES: &[&str] = &[
+    "CREATE TABLE named_entry (domain TEXT NOT NULL, position BIGINT NOT NULL, ordinal BIGINT NOT NULL,
+        PRIMARY KEY (domain, position, ordinal)) {rowless}",
+    "CREATE TABLE labelled_entry (domain TEXT NOT NULL, position BIGINT NOT NULL, token {blob} NOT NULL,
+        PRIMARY KEY (domain, position, token)) {rowless}",
 ];
 
 /// What routes could not deliver; and whom an entry is about, asked by its position.

@@ -29,7 +29,7 @@ pub use error::StoreError;
 pub use facts::{Fact, FactError, Facts};
 pub use index_key::INDEX_CLASS;
 pub use keys::SqlKeyTable;
-pub use routes::{DeadLetter, RouteBook};
+pub use routes::{About, DeadLetter, REFUSED, RouteBook};
 pub use silver::{
     Batch, DaySize, Entered, EntryQuery, EntryRow, EntryState, EntryToken, Erased, Found, NewVersion, Outcome,
     Progress, REFINE, RETENTION_DEFAULT, Resource, Scanned, SearchPage, Seen, SetAside, SetAsideEntry, Silver,

@@ -1,6 +1,6 @@
 //! What a route has done: its position in a journal, and the entries that it could not deliver.
 
-use base::{DomainName, LogName, Ordinal, SourceName, Timestamp};
+use base::{DomainName, LogName, Ordinal, Sensitivity, SourceName, Timestamp};
 use sqlx::Row as _;
 
 use crate::sql::{big, unbig};
@@ -14,6 +14,18 @@ pub struct DeadLetter {
     pub code: String,
     pub reason: String,
     pub resolved: bool,
+}
+
+/// What stands for policies withheld: no fault, and a person may let it be sent when they allow it.
+pub const REFUSED: &str = "refused";
+
+/// Whom something is about, by labels; no content.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct About {
+    pub patients: Vec<Ordinal>,
+    pub sensitivity: Sensitivity,
+    /// Resource types.
+    pub kinds: Vec<String>,
 }
 
 /// The book of one route.
@@ -137,15 +149,18 @@ impl RouteBook {
         rows.iter().map(letter).collect()
     }
 
-    pub async fn dead_letters_open(&self) -> Result<u64, StoreError> {
-        let row = sqlx::query_as::<_, (i64,)>(
-            "SELECT COUNT(*) FROM dead_letter WHERE domain = $1 AND route = $2 AND resolved = 0",
+    /// How many are not resolved: those that could not be delivered, and those that were refused.
+    pub async fn open_letters(&self) -> Result<(u64, u64), StoreError> {
+        let row = sqlx::query_as::<_, (i64, i64)>(
+            "SELECT COUNT(*), COUNT(CASE WHEN code = $3 THEN 1 END) FROM dead_letter WHERE domain = $1 AND route = $2 \
+             AND resolved = 0",
         )
         .bind(self.domain.as_str())
         .bind(self.consumer.as_str())
+        .bind(REFUSED)
         .fetch_one(self.catalog.db.readers())
         .await?;
-        Ok(unbig(row.0))
+        Ok((unbig(row.0 - row.1), unbig(row.1)))
     }
 
     /// Delivered after all; false when there is no such open letter.
@@ -166,17 +181,39 @@ impl RouteBook {
         Ok(done.rows_affected() == 1)
     }
 
-    /// The source records that a refined entry is about.
-    pub async fn patients_of(&self, position: u64) -> Result<Vec<Ordinal>, StoreError> {
-        let rows = sqlx::query_as::<_, (i64,)>(
-            "SELECT DISTINCT ordinal FROM resource_version WHERE domain = $1 AND change IN (SELECT change FROM lineage \
-             WHERE domain = $1 AND position = $2) UNION SELECT ordinal FROM held_entry WHERE domain = $1 AND position = $2",
+    /// Whom a refined entry is about, and how what it tells and names is labelled now.
+    pub async fn about(&self, position: u64) -> Result<About, StoreError> {
+        let rows = sqlx::query_as::<_, (String, i64, i64)>(
+            "SELECT v.rtype, v.ordinal, 0 FROM resource_version v WHERE v.domain = $1 AND v.change IN (SELECT change FROM \
+             lineage WHERE domain = $1 AND position = $2) \
+             UNION SELECT n.rtype, n.ordinal, n.sensitivity FROM resource_version n WHERE n.domain = $1 AND n.token IN \
+             (SELECT token FROM resource_version WHERE domain = $1 AND change IN (SELECT change FROM lineage WHERE \
+             domain = $1 AND position = $2)) AND NOT EXISTS (SELECT 1 FROM resource_version w WHERE w.domain = $1 AND \
+             w.token = n.token AND w.version = n.version + 1) \
+             UNION SELECT '', n.ordinal, n.sensitivity FROM resource_version n WHERE n.domain = $1 AND n.token IN \
+             (SELECT token FROM labelled_entry WHERE domain = $1 AND position = $2) AND NOT EXISTS (SELECT 1 FROM \
+             resource_version w WHERE w.domain = $1 AND w.token = n.token AND w.version = n.version + 1) \
+             UNION SELECT '', ordinal, 0 FROM named_entry WHERE domain = $1 AND position = $2 \
+             UNION SELECT '', ordinal, 0 FROM held_entry WHERE domain = $1 AND position = $2",
         )
         .bind(self.domain.as_str())
         .bind(big(position)?)
         .fetch_all(self.catalog.db.readers())
         .await?;
-        let ordinals = rows.into_iter().filter_map(|(ordinal,)| u32::try_from(ordinal).ok().map(Ordinal));
-        Ok(ordinals.filter(|ordinal| ordinal.is_patient()).collect())
+        let mut about = About::default();
+        for (rtype, ordinal, sensitivity) in rows {
+            if let Some(patient) = u32::try_from(ordinal).ok().map(Ordinal).filter(|ordinal| ordinal.is_patient()) {
+                about.patients.push(patient);
+            }
+            about.sensitivity = about.sensitivity.with(Sensitivity(u16::try_from(sensitivity).unwrap_or(u16::MAX)));
+            if !rtype.is_empty() {
+                about.kinds.push(rtype);
+            }
+        }
+        about.patients.sort_unstable();
+        about.patients.dedup();
+        about.kinds.sort_unstable();
+        about.kinds.dedup();
+        Ok(about)
     }
 }

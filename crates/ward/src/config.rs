@@ -195,6 +195,9 @@ pub struct Agreement {
     pub domains: Vec<DomainName>,
     /// Last day, `YYYY-MM-DD`.
     pub until: String,
+    /// Nothing leaves under it for now.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub suspended: bool,
     /// Who receives what goes out under it, for the accounting of disclosures (45 CFR 164.528(b)(2)(ii)).
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub recipient: Option<Party>,
@@ -204,6 +207,13 @@ pub struct Agreement {
     /// Why disclosures under it need not be accounted for (§164.528(a)(1)): `authorization`, `limited-data-set`, ...
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub not_accounted: Option<gate::Exclusion>,
+}
+
+impl Agreement {
+    /// The end of its last day; `None` while it is suspended, or where the day does not read.
+    pub fn in_force_until(&self) -> Option<Timestamp> {
+        if self.suspended { None } else { end_of_day(&self.until) }
+    }
 }
 
 /// A person or an entity outside: business addresses only.
@@ -501,8 +511,27 @@ impl Config {
                     );
                 }
                 check_mapping(&path, source, reader);
+                self.check_query(&path, source, reader);
             }
         }
+    }
+
+    /// Who a source asks as is a service of this domain, for a purpose it may have.
+    fn check_query(&self, path: &str, source: &Source, reader: &mut Reader) {
+        let Some(right) = &source.query else { return };
+        let known = self.principals.iter().find(|principal| principal.id == right.principal);
+        let what = match known {
+            None => "is no principal",
+            Some(known) if known.kind != PrincipalKind::Service => "is a person: a query needs a service",
+            Some(known) if !known.purposes.contains(&right.purpose) => "may not have this purpose",
+            Some(known) if known.domain.is_none() => "belongs to no domain",
+            Some(_) => return,
+        };
+        reader.find(
+            path,
+            &format!("source `{}` asks as `{}`, which {what}", source.name, right.principal),
+            "name a service of principals.toml with a role that policy lets search Patient, and one of its purposes",
+        );
     }
 
     fn check_routes(&self, reader: &mut Reader) {
@@ -517,7 +546,9 @@ impl Config {
                 let is_source = |name: &base::SourceName| {
                     domain.sources.iter().any(|source| source.name == *name && source.kind == SourceKind::Hl7v2)
                 };
-                if let Some(name) = route.from.iter().find(|name| !is_source(name)) {
+                // What is written through the API is silver's, and comes in no message.
+                let is_api = |name: &&base::SourceName| !route.make.is_empty() && name.as_str() == "fhir-api";
+                if let Some(name) = route.from.iter().filter(|name| !is_api(name)).find(|name| !is_source(name)) {
                     let what = format!("route `{}` takes from `{name}`, which is no HL7 v2 source here", route.name);
                     reader.find(&path, &what, "name sources of this domain, or leave `from` out for all of them");
                 }
@@ -544,7 +575,7 @@ impl Config {
                     "write the last day of the privacy training as YYYY-MM-DD",
                 );
             }
-            if principal.roles.contains(&Role::Node) {
+            if principal.roles.iter().any(|role| matches!(role, Role::Node | Role::Route)) {
                 reader.find(
                     "principals.toml",
                     &format!("{named} cannot have the role of the node itself"),

@@ -6,11 +6,11 @@ use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
-use relay::{Destination, Parts, Route, Scheme, Worker};
+use relay::{Destination, Feed, Parts, Route, Scheme, Worker};
 use serde::{Deserialize, Serialize};
 use store::{Facts, RouteBook};
 
-use crate::config::{Agreement, Config};
+use crate::config::{Agreement, Config, Domain, Finding};
 use crate::node::foundation::Foundation;
 use crate::node::{StartError, while_};
 
@@ -64,22 +64,35 @@ pub async fn workers(
     gate: &gate::Gate,
     journals: impl Fn(&base::DomainName) -> Option<Arc<clinical::Journal>>,
 ) -> Result<Vec<Arc<Worker>>, StartError> {
+    if ground.config.domains.values().any(|domain| !domain.routes.is_empty()) {
+        let engine = crate::node::directory::engine(&ground.config)?;
+        if let Some(finding) = never_permitted(&engine, &ground.config).first() {
+            return Err(StartError { doing: "asking policy about the routes".into(), why: finding.to_string() });
+        }
+    }
     let mut workers = Vec::new();
     for domain in ground.config.domains.values() {
         for route in &domain.routes {
             let doing = || format!("setting up the route {}", route.name);
             let journal = journals(&domain.name)
                 .ok_or_else(|| StartError { doing: doing(), why: "the domain has no journal".into() })?;
-            let book =
-                RouteBook::new(ground.catalog.clone(), domain.name.clone(), &route.name, journal.log().name().clone());
-            begin(&ground.facts, &book, domain, route, journal.log().size()).await.map_err(while_(doing()))?;
+            let log = match route.make.is_empty() {
+                true => journal.log().name().clone(),
+                false => base::LogName::parse("silver").map_err(while_(doing()))?,
+            };
+            let book = RouteBook::new(ground.catalog.clone(), domain.name.clone(), &route.name, log);
+            let feed = feed(ground, domain, route, journal);
+            let end = feed.end(&ground.silver, &domain.name).await.map_err(while_(doing()))?;
+            begin(&ground.facts, &book, domain, route, end).await.map_err(while_(doing()))?;
             let parts = Parts {
                 domain: domain.name.clone(),
                 route: route.clone(),
-                journal,
+                feed,
                 silver: ground.silver.clone(),
                 book,
                 gate: gate.clone(),
+                record: record(&ground.config, &domain.name, route),
+                deidentifier: deidentifier(&ground.vault, &domain.name, route),
                 recipient: recipient(&ground.config, route),
                 limits: ground.limits.clone(),
                 clock: ground.clock.clone(),
@@ -92,13 +105,7 @@ pub async fn workers(
 
 /// A new route begins at the end of the journal, or at its beginning where it says so. One that began before and whose
 /// position the catalog has lost waits for a person: to send years of messages again would be a harm, and so would a gap.
-async fn begin(
-    facts: &Facts,
-    book: &RouteBook,
-    domain: &crate::config::Domain,
-    route: &Route,
-    size: u64,
-) -> Result<(), String> {
+async fn begin(facts: &Facts, book: &RouteBook, domain: &Domain, route: &Route, size: u64) -> Result<(), String> {
     let failed = |error: &dyn std::fmt::Display| error.to_string();
     if book.position().await.map_err(|error| failed(&error))?.is_some() {
         return Ok(());
@@ -140,6 +147,102 @@ fn destination(config: &Config, route: &Route) -> Result<Destination, StartError
     };
     let timeout = Duration::from_secs(route.timeout_seconds);
     Ok(Destination::new(route.to.clone(), &config.folder, tls, route.internal, timeout))
+}
+
+fn feed(ground: &Foundation, domain: &Domain, route: &Route, journal: Arc<clinical::Journal>) -> Feed {
+    if route.make.is_empty() {
+        return Feed::Journal(journal);
+    }
+    let assigners = domain.sources.iter().flat_map(|source| source.assigners.clone());
+    let (name, facility) = (domain.name.clone(), domain.name.to_string());
+    let maker = clinical::outbound::Maker::new(ground.silver.clone(), name, facility, assigners);
+    Feed::Silver { maker: Box::new(maker), make: route.make.clone() }
+}
+
+/// Under a key of the node for the domain and the project: two projects cannot put together what each of them got.
+fn deidentifier(vault: &vault::Vault, domain: &base::DomainName, route: &Route) -> Option<relay::deid::Deidentifier> {
+    let declared = route.deidentify.clone()?;
+    let of = match &declared.project {
+        Some(project) => format!("deid\0{domain}\0project\0{project}"),
+        None => format!("deid\0{domain}\0route\0{}", route.name),
+    };
+    let vault = vault.clone();
+    let keyed = move |text: &str| *vault.derive(&format!("{of}\0{text}"));
+    Some(relay::deid::Deidentifier::new(declared, Arc::new(keyed)))
+}
+
+/// An agreement that is suspended, or whose last day does not read, has ended.
+fn record(config: &Config, domain: &base::DomainName, route: &Route) -> gate::RouteRecord {
+    let agreement = route.agreement.as_ref().map(|id| {
+        let known = config.agreements.iter().find(|known| known.id == *id);
+        gate::Agreement {
+            id: id.clone(),
+            purposes: known.map(|known| known.purposes.clone()).unwrap_or_default(),
+            until: known.and_then(Agreement::in_force_until).unwrap_or(base::Timestamp(0)),
+        }
+    });
+    gate::RouteRecord { name: route.name.clone(), domain: domain.clone(), purpose: route.purpose, agreement }
+}
+
+/// A route that no policy lets send anything would only gather what it may not send.
+pub fn never_permitted(engine: &policy::Engine, config: &Config) -> Vec<Finding> {
+    let routes = config.domains.values().flat_map(|domain| domain.routes.iter().map(move |route| (domain, route)));
+    routes
+        .filter(|(domain, route)| !may_ever_send(engine, &record(config, &domain.name, route), route))
+        .map(|(domain, route)| Finding {
+            file: format!("domains/{}/domain.toml", domain.name),
+            line: None,
+            what: format!("no policy lets the route `{}` send for its purpose", route.name),
+            help: "permit `export` to `principal in Role::\"route\"`, as policies/routes.cedar of `ward init` does"
+                .into(),
+        })
+        .collect()
+}
+
+fn may_ever_send(engine: &policy::Engine, record: &gate::RouteRecord, route: &Route) -> bool {
+    let Ok(id) = base::PrincipalId::parse(&format!("route:{}:{}", record.domain, record.name)) else { return false };
+    let principal = policy::PrincipalFacts {
+        id,
+        kind: policy::PrincipalKind::Service,
+        roles: vec![base::Role::Route],
+        domain: Some(record.domain.clone()),
+        source: None,
+        assurance: 1,
+        training_until: None,
+        care_team: false,
+        // Whether it is in force now is asked when something is to leave.
+        agreements: record
+            .agreement
+            .iter()
+            .map(|a| gate::Agreement { until: base::Timestamp(i64::MAX), ..a.clone() })
+            .collect(),
+    };
+    let resource = policy::ResourceFacts {
+        domain: record.domain.clone(),
+        layer: base::Layer::Silver,
+        kind: "Patient".into(),
+        phi: true,
+        one_patient: false,
+        in_care_team: false,
+        classes: Vec::new(),
+        sensitivity: base::Sensitivity::NONE,
+    };
+    let context = policy::ContextFacts {
+        purpose: Some(route.purpose),
+        emergency: false,
+        agreement: record.agreement.as_ref().map(|agreement| agreement.id.clone()),
+        network: policy::Network::Local,
+        now: base::Timestamp(0),
+    };
+    let action = policy::Action::Export;
+    let answer = engine.decide(&policy::Request { principal, action, resource, context });
+    let is_met = |obliged: &policy::Obliged| match &obliged.what {
+        policy::Obligation::DeIdentify(profile) => {
+            route.deidentify.as_ref().is_some_and(|declared| declared.profile.meets().contains(&profile.as_str()))
+        }
+        _ => true,
+    };
+    answer.allow && answer.obligations.iter().all(is_met)
 }
 
 /// As the accounting of disclosures names it: the party of the agreement, else the route.

@@ -17,7 +17,7 @@ use herald::syslog::{Confirm, Receiver};
 use policy::Action;
 use serde::{Deserialize, Serialize};
 
-use crate::config::{Agreement, Config, end_of_day};
+use crate::config::{Agreement, Config};
 use crate::node::{StartError, while_};
 
 /// The principal under which shipping is recorded.
@@ -136,7 +136,7 @@ fn shipper(ground: &Ground<'_>, ship: &Ship) -> Result<Shipper, StartError> {
     let (host, port) = ship.address().ok_or_else(|| StartError { doing: doing(), why: "no usable `to`".into() })?;
     let until = ship.agreement.as_ref().and_then(|id| {
         let agreement = ground.config.agreements.iter().find(|agreement| agreement.id == *id)?;
-        end_of_day(&agreement.until)
+        agreement.in_force_until()
     });
     let records = AuditedRecords {
         gate: ground.gate.clone(),

@@ -17,7 +17,7 @@ use std::collections::{BTreeSet, HashMap};
 use std::sync::Arc;
 use std::time::Duration;
 
-use base::{Clock, DomainName, Layer, Limits, Ordinal, Permit, SourceName, Write};
+use base::{Clock, DomainName, Layer, Limits, LogicalId, Ordinal, Permit, SourceName, Write};
 use store::{Batch, Entered, Outcome, Seen, SetAside, Silver, StoreError};
 use tokio::sync::watch;
 use vault::{Holder, Scope, Vault};
@@ -102,6 +102,8 @@ struct Gathered {
     held: Vec<(u64, Ordinal)>,
     entries: Vec<Entered>,
     unmapped: HashMap<(SourceName, String), u64>,
+    named: Vec<(u64, Ordinal)>,
+    labelled: Vec<(u64, String, LogicalId)>,
 }
 
 impl Gathered {
@@ -323,6 +325,8 @@ impl Refiner {
             outcomes: gathered.outcomes,
             seen: gathered.seen,
             held: gathered.held,
+            named: gathered.named,
+            labelled: gathered.labelled,
             counts: gathered.counts.into_iter().map(|((source, counter), n)| (source, counter, n)).collect(),
             entries: gathered.entries,
             unmapped: gathered.unmapped.into_iter().map(|((source, place), n)| (source, place, n)).collect(),
@@ -342,6 +346,7 @@ impl Refiner {
     ) -> Result<(), RefineError> {
         let before = work.batch.versions.len();
         work.touched.clear();
+        work.labelled.clear();
         if let Content::Redacted { of, .. } = entry.envelope.content {
             return self.refine_redacted(work, gathered, entry, of).await;
         }
@@ -383,6 +388,13 @@ impl Refiner {
         let written = work.batch.versions[before..].iter().map(|v| v.patient).filter(|p| p.is_patient());
         let changed: BTreeSet<Ordinal> = written.collect();
         let mut patients = std::mem::take(&mut work.touched);
+        // What the versions and the holder of the keys do not tell.
+        let others: Vec<Ordinal> = patients.difference(&changed).copied().collect();
+        if patients.len() + changed.len() > 1 {
+            gathered.named.extend(others.into_iter().map(|patient| (entry.index, patient)));
+        }
+        let labelled = std::mem::take(&mut work.labelled).into_iter();
+        gathered.labelled.extend(labelled.map(|(rtype, id)| (entry.index, rtype, id)));
         patients.extend(&changed);
         if let Some(entered) = gathered.entries.last_mut()
             && patients.iter().any(|patient| *patient != Ordinal::UNKNOWN)

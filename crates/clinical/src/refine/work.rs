@@ -63,6 +63,8 @@ pub struct Work<'a> {
     gone: Arc<RoaringBitmap>,
     /// The patients whose records the entry at work looked at, changed or not.
     pub touched: BTreeSet<Ordinal>,
+    /// The labelled resources that it looked at.
+    pub labelled: BTreeSet<(String, LogicalId)>,
 }
 
 /// One entry at work: its own changes over the batch's.
@@ -82,8 +84,9 @@ impl<'a> Work<'a> {
         next_ordinal: Ordinal,
         gone: Arc<RoaringBitmap>,
     ) -> Self {
-        let (batch, read, found, touched) = (Changes::default(), HashMap::new(), HashMap::new(), BTreeSet::new());
-        Work { silver, permit, domain, batch, read, found, next_ordinal, gone, touched }
+        let (batch, read, found) = (Changes::default(), HashMap::new(), HashMap::new());
+        let (touched, labelled) = (BTreeSet::new(), BTreeSet::new());
+        Work { silver, permit, domain, batch, read, found, next_ordinal, gone, touched, labelled }
     }
 
     pub fn stage<'w>(&'w mut self, index: u64, received: Timestamp) -> Stage<'w, 'a> {
@@ -168,6 +171,9 @@ impl Stage<'_, '_> {
             && state.patient != Ordinal::UNKNOWN
         {
             self.work.touched.insert(state.patient);
+        }
+        if state.as_ref().is_some_and(|state| state.sensitivity != Sensitivity::NONE) {
+            self.work.labelled.insert((rtype.to_owned(), id.clone()));
         }
         Ok(state)
     }

@@ -1,6 +1,8 @@
 //! Data types of HL7 v2 to data types of FHIR (v2-to-FHIR guide, datatype maps): one function each, of one repetition.
 //! A component that is null or absent says nothing; what cannot be read is a [`Fault`], never a guess.
 
+use std::collections::BTreeMap;
+
 use fhir::json;
 use fhir::json::{Object, Value};
 use hl7v2::Element;
@@ -106,25 +108,34 @@ pub fn extension(url: &str, member: &'static str, value: Value) -> Value {
     json!({"url": url, (member): value})
 }
 
+/// The system URI of an assigner given as HD parts. A universal id that is an OID or a UUID is one by itself.
+pub fn system(
+    namespace: Option<&str>,
+    universal: Option<&str>,
+    kind: Option<&str>,
+    assigners: &BTreeMap<String, String>,
+) -> Option<String> {
+    let configured = [namespace, universal].into_iter().flatten().find_map(|name| assigners.get(name));
+    if let Some(system) = configured {
+        return Some(system.clone());
+    }
+    if let Some(universal) = universal {
+        let is_oid = universal.starts_with(['0', '1', '2'])
+            && universal.contains('.')
+            && universal.bytes().all(|b| b.is_ascii_digit() || b == b'.');
+        match kind {
+            None | Some("ISO") if is_oid => return Some(format!("urn:oid:{universal}")),
+            Some("UUID" | "GUID") => return Some(format!("urn:uuid:{}", universal.to_lowercase())),
+            Some("URI") => return Some(universal.to_owned()),
+            _ => {}
+        }
+    }
+    namespace.or(universal).map(|name| format!("urn:wardmesh:assigner:{}", percent(name)))
+}
+
 impl Context<'_> {
-    /// The system URI of an assigner given as HD parts. A universal id that is an OID or a UUID is one by itself.
     fn system(&self, namespace: Option<&str>, universal: Option<&str>, kind: Option<&str>) -> Option<String> {
-        let configured = [namespace, universal].into_iter().flatten().find_map(|name| self.sender.assigners.get(name));
-        if let Some(system) = configured {
-            return Some(system.clone());
-        }
-        if let Some(universal) = universal {
-            let is_oid = universal.starts_with(['0', '1', '2'])
-                && universal.contains('.')
-                && universal.bytes().all(|b| b.is_ascii_digit() || b == b'.');
-            match kind {
-                None | Some("ISO") if is_oid => return Some(format!("urn:oid:{universal}")),
-                Some("UUID" | "GUID") => return Some(format!("urn:uuid:{}", universal.to_lowercase())),
-                Some("URI") => return Some(universal.to_owned()),
-                _ => {}
-            }
-        }
-        namespace.or(universal).map(|name| format!("urn:wardmesh:assigner:{}", percent(name)))
+        system(namespace, universal, kind, self.sender.assigners)
     }
 
     /// Of an HD that is one component: its subcomponents are the parts.

@@ -13,6 +13,7 @@
 //! Never reads silver, never mints ids: the refiner does (`refine`). Every valued field has a fate.
 
 mod account;
+pub(crate) mod back;
 mod build;
 mod convert;
 mod draft;
@@ -32,7 +33,7 @@ mod vocabulary;
 #[cfg(test)]
 mod samples;
 #[cfg(test)]
-mod tests;
+pub(crate) mod tests;
 
 use std::collections::BTreeMap;
 
@@ -41,6 +42,7 @@ use hl7v2::Message;
 use hl7v2::time::Offset;
 
 pub use account::{Covered, Totals, coverage, coverage_table, preview};
+pub use convert::system;
 pub use draft::{ApplyError, Change, Draft, Field, Policy, resource_reference};
 pub use events::has_map;
 pub use keys::Named;

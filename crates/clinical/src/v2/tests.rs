@@ -14,7 +14,7 @@ fn parsed(text: &str) -> OwnedMessage {
     hl7v2::parse(text.as_bytes(), &Limits::default()).unwrap().into_owned()
 }
 
-pub(super) fn mapped_message(message: &Message<'_>) -> Mapped {
+pub(crate) fn mapped_message(message: &Message<'_>) -> Mapped {
     let assigners = BTreeMap::from([("GENHOSP".to_owned(), "urn:oid:2.16.840.1.113883.19.5.1".to_owned())]);
     let units = BTreeMap::from([("KRATZ".to_owned(), "mmol/L".to_owned())]);
     let sender = Sender {
@@ -684,7 +684,7 @@ fn account_is_complete(message: &Message<'_>, mapped: &Mapped) {
     }
 }
 
-pub(super) fn shared_folder() -> Option<PathBuf> {
+pub(crate) fn shared_folder() -> Option<PathBuf> {
     let folder = match std::env::var_os("WARD_SHARED_DATA") {
         Some(folder) => PathBuf::from(folder),
         None => {

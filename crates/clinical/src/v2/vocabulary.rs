@@ -36,6 +36,12 @@ impl Vocabulary {
         self.find(v2).map(|coded| coded.code)
     }
 
+    /// The shortest v2 code that means a FHIR code, in the order of the alphabet.
+    pub fn called(&self, fhir: &str) -> Option<&'static str> {
+        let means = self.codes.iter().filter(|(_, coded)| coded.code == fhir).map(|(v2, _)| *v2);
+        means.min_by_key(|v2| (v2.len(), *v2))
+    }
+
     pub fn is_empty(&self) -> bool {
         self.codes.is_empty()
     }
@@ -177,6 +183,11 @@ pub fn coding_system(name: &str) -> String {
         return name.to_owned();
     }
     format!("urn:wardmesh:codes:{}", super::convert::percent(name))
+}
+
+/// The name of a system whose URI is in the table; the other way round.
+pub fn coding_system_name(uri: &str) -> Option<&'static str> {
+    CODING_SYSTEMS.iter().find(|(_, known)| *known == uri).map(|(name, _)| *name)
 }
 
 /// Whether OBX-8 says that a person must act now.

@@ -80,6 +80,7 @@ async fn send_again(
     let worker = find(&doors, &domain, &route)?;
     worker.send_again(position).await.map_err(|error| match error {
         WorkError::NoSuchEntry => AdminError::not_found("message of this route"),
+        error @ (WorkError::Held { .. } | WorkError::NotNow(_)) => AdminError(StatusCode::FORBIDDEN, error.to_string()),
         error => AdminError(StatusCode::BAD_GATEWAY, error.to_string()),
     })?;
     let what = format!("route {route} entry {position} again");
@@ -103,10 +104,10 @@ async fn begin(
     let name = super::domain(&doors, &domain)?;
     let permit = call.manage(&doors, Action::Manage, name, "route").await?;
     let worker = find(&doors, &domain, &route)?;
-    let size = doors.domains[name].intake.journal().log().size();
+    let size = worker.end().await?;
     let from = from.unwrap_or(size);
     if from > size {
-        return Err(AdminError(StatusCode::BAD_REQUEST, format!("the journal ends at {size}")));
+        return Err(AdminError(StatusCode::BAD_REQUEST, format!("what it reads ends at {size}")));
     }
     worker.book().begin(from).await?;
     let what = format!("route {route} from {from}");

@@ -132,6 +132,14 @@ impl Silver {
         let mut erased = Erased::default();
         let (versions, mut objects) = self.rows_of(domain, patient).await?;
         let mut tx = self.0.catalog.db.write().await?;
+        for statement in [
+            "DELETE FROM named_entry WHERE domain = $1 AND ordinal = $2",
+            "DELETE FROM labelled_entry WHERE domain = $1 AND token IN (SELECT token FROM resource_version WHERE \
+             domain = $1 AND ordinal = $2)",
+        ] {
+            let patient = i64::from(patient.0);
+            sqlx::query(statement).bind(domain.as_str()).bind(patient).execute(&mut *tx.tx).await?;
+        }
         for (change, from) in &versions {
             for position in from {
                 sqlx::query("DELETE FROM lineage WHERE domain = $1 AND position = $2 AND change = $3")

@@ -145,6 +145,68 @@ impl Silver {
         self.open_one(permit, domain, row).await
     }
 
+    /// The version that stood at a change; a deleted one says so.
+    pub async fn read_as_of(
+        &self,
+        permit: &Permit<Read>,
+        domain: &DomainName,
+        rtype: &str,
+        id: &LogicalId,
+        change: u64,
+    ) -> Result<Option<Resource>, StoreError> {
+        let token = self.begin(permit, domain, rtype, id)?;
+        let row = sqlx::query(concat!(
+            "SELECT ",
+            columns!(),
+            " FROM resource_version WHERE domain = $1 AND token = $2 AND change <= $3 ORDER BY version DESC LIMIT 1"
+        ))
+        .bind(domain.as_str())
+        .bind(token.to_vec())
+        .bind(i64::try_from(change).unwrap_or(i64::MAX))
+        .fetch_optional(self.0.catalog.db.readers())
+        .await?;
+        self.open_one(permit, domain, row).await
+    }
+
+    /// Every version from change number `from` on, in order, at most `max`: those that were superseded too, without those
+    /// that are not covered or erased. Where the next step goes on.
+    pub async fn changes(
+        &self,
+        permit: &Permit<Read>,
+        domain: &DomainName,
+        from: u64,
+        max: usize,
+    ) -> Result<(Vec<Resource>, u64), StoreError> {
+        self.check_live(permit)?;
+        let end = self.changes_end(domain).await?;
+        let rows = sqlx::query(concat!(
+            "SELECT ",
+            columns!(),
+            " FROM resource_version WHERE domain = $1 AND change >= $2 AND change < $3 ORDER BY change LIMIT $4"
+        ))
+        .bind(domain.as_str())
+        .bind(big(from)?)
+        .bind(big(end)?)
+        .bind(max.clamp(1, SCAN_MAX) as i64)
+        .fetch_all(self.0.catalog.db.readers())
+        .await?;
+        let rows = rows.iter().map(Sealed::from_row).collect::<Result<Vec<_>, _>>()?;
+        let next = match rows.last() {
+            Some(last) if rows.len() >= max.clamp(1, SCAN_MAX) => last.change + 1,
+            _ => end,
+        };
+        Ok((self.open_covered(permit, domain, rows).await?, next))
+    }
+
+    /// One more than the domain's newest change number.
+    pub async fn changes_end(&self, domain: &DomainName) -> Result<u64, StoreError> {
+        let row = sqlx::query_as::<_, (i64,)>("SELECT change FROM domain_state WHERE domain = $1")
+            .bind(domain.as_str())
+            .fetch_optional(self.0.catalog.db.readers())
+            .await?;
+        Ok(row.map_or(0, |(change,)| unbig(change)) + 1)
+    }
+
     /// Versions below `before` (all, if `None`), newest first, at most `max`. Versions not covered are left out; when
     /// the newest of them is not covered it is an error.
     pub async fn history(

@@ -138,6 +138,8 @@ pub(crate) fn batch(from: u64, upto: u64, versions: Vec<NewVersion>) -> Batch {
         outcomes: vec![],
         seen: vec![],
         held: vec![],
+        named: vec![],
+        labelled: vec![],
         counts: vec![],
         entries: vec![],
         unmapped: vec![],

@@ -62,6 +62,10 @@ pub struct Batch {
     /// Who holds the keys of entries that no version tells of: [`Ordinal::NONE`] for those about several patients or
     /// about nobody that is known, else the patient whom an entry named and did not change.
     pub held: Vec<(u64, Ordinal)>,
+    /// Whom an entry named beyond what its versions and `held` tell.
+    pub named: Vec<(u64, Ordinal)>,
+    /// Resources with a label that an entry looked at, changed or not.
+    pub labelled: Vec<(u64, String, LogicalId)>,
     /// Added to the counters of a source.
     pub counts: Vec<(SourceName, &'static str, u64)>,
     /// The entries themselves, for searches.

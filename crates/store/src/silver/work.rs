@@ -48,6 +48,18 @@ impl Silver {
             held.push([batch.domain.as_str().into(), i64::from(holder.0).into(), big(*position)?.into()]);
         }
         held.insert(tx).await?;
+        let mut named = Rows::new("INSERT INTO named_entry (domain, position, ordinal)", 3, " ON CONFLICT DO NOTHING");
+        for (position, patient) in &batch.named {
+            named.push([batch.domain.as_str().into(), big(*position)?.into(), i64::from(patient.0).into()]);
+        }
+        named.insert(tx).await?;
+        let mut labelled =
+            Rows::new("INSERT INTO labelled_entry (domain, position, token)", 3, " ON CONFLICT DO NOTHING");
+        for (position, rtype, id) in &batch.labelled {
+            let token = self.0.secrets.token(&batch.domain, rtype, id.as_str());
+            labelled.push([batch.domain.as_str().into(), big(*position)?.into(), token.to_vec().into()]);
+        }
+        labelled.insert(tx).await?;
         insert_set_aside(tx, batch).await?;
         for (index, unit) in &batch.resolved {
             sqlx::query("UPDATE set_aside SET resolved = 1 WHERE domain = $1 AND position = $2 AND unit = $3")

@@ -18,29 +18,29 @@ use ward::wire::ack_code;
 use crate::harness::{Mesh, Process, adt, append, mesh_folder, program, ward};
 
 /// A port that nobody listens on.
-fn free_port() -> u16 {
+pub fn free_port() -> u16 {
     let listener = std::net::TcpListener::bind("127.0.0.1:0").expect("a port");
     listener.local_addr().expect("its address").port()
 }
 
-fn with_routes(text: &str) -> tempfile::TempDir {
+pub fn with_routes(text: &str) -> tempfile::TempDir {
     let folder = mesh_folder();
     append(folder.path(), "domains/ehr/domain.toml", text);
     folder
 }
 
-fn route(name: &str, to: &str, more: &str) -> String {
+pub fn route(name: &str, to: &str, more: &str) -> String {
     format!("\n[[route]]\nname = \"{name}\"\nto = \"{to}\"\npurpose = \"TREAT\"\ninternal = true\n{more}\n")
 }
 
 /// A receiver in this process: what came, and what it answers.
-struct Receiver {
-    address: SocketAddr,
-    messages: Arc<Mutex<Vec<String>>>,
+pub struct Receiver {
+    pub address: SocketAddr,
+    pub messages: Arc<Mutex<Vec<String>>>,
 }
 
 impl Receiver {
-    async fn start(code: impl Fn(&str) -> &'static str + Send + Sync + 'static) -> Receiver {
+    pub async fn start(code: impl Fn(&str) -> &'static str + Send + Sync + 'static) -> Receiver {
         let listener = TcpListener::bind("127.0.0.1:0").await.expect("a port");
         let address = listener.local_addr().expect("its address");
         let messages: Arc<Mutex<Vec<String>>> = Arc::default();
@@ -72,7 +72,7 @@ impl Receiver {
         Receiver { address, messages }
     }
 
-    fn ids(&self) -> Vec<String> {
+    pub fn ids(&self) -> Vec<String> {
         self.messages.lock().iter().map(|message| control_id(message)).collect()
     }
 }
@@ -87,13 +87,13 @@ fn without_repeats(mut ids: Vec<String>) -> Vec<String> {
     ids
 }
 
-async fn routes(client: &ward::commands::client::Client) -> Vec<Value> {
+pub async fn routes(client: &ward::commands::client::Client) -> Vec<Value> {
     let answer = client.get("/admin/routes", None).await.expect("an answer");
     answer["routes"].as_array().cloned().unwrap_or_default()
 }
 
 /// Waits until every route has nothing left to do.
-async fn until_even(client: &ward::commands::client::Client) {
+pub async fn until_even(client: &ward::commands::client::Client) {
     while routes(client).await.iter().any(|route| route["behind"] != 0) {
         tokio::time::sleep(Duration::from_millis(20)).await;
     }
@@ -178,7 +178,10 @@ async fn routes_keep_what_a_receiver_refuses_and_send_it_again() {
     assert!(letters.contains("1 2") && letters.contains(" AR:") && letters.contains(" AE:"), "{letters}");
     assert!(!letters.contains("Refused^"), "{letters}");
     let status = said(ward(mesh.path(), &["route", "status"]).await);
-    assert!(status.contains("0 behind, next is 4, 2 delivered since the start, 2 dead letters"), "{status}");
+    assert!(
+        status.contains("0 behind, next is 4, 2 delivered since the start, 2 dead letters, 0 withheld"),
+        "{status}"
+    );
     // Still refused, then taken.
     let refused = ward(mesh.path(), &["route", "send", "ehr", "strict", "1"]).await;
     assert!(!refused.status.success());

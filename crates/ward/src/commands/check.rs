@@ -7,13 +7,14 @@ use crate::config::Finding;
 pub fn run(cli: &Cli, limits: bool) -> Result {
     let config = config(cli)?;
     let mut findings = Vec::new();
-    if let Err(diagnostics) = policy::Engine::load(&config.policies) {
-        findings.extend(diagnostics.iter().map(|d| Finding {
+    match policy::Engine::load(&config.policies) {
+        Ok(engine) => findings.extend(crate::routes::never_permitted(&engine, &config)),
+        Err(diagnostics) => findings.extend(diagnostics.iter().map(|d| Finding {
             file: d.file.clone(),
             line: Some(d.line as u32),
             what: d.what.clone(),
             help: d.help.clone(),
-        }));
+        })),
     }
     let (registry, diagnostics) = products::Registry::load(&config.folder);
     let mut warnings = 0;

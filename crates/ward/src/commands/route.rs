@@ -11,7 +11,7 @@ use crate::cli::Cli;
 pub enum Route {
     /// How far each route is.
     Status,
-    /// Messages that a receiver refused.
+    /// Messages that a receiver refused, or that policy withheld.
     DeadLetters {
         domain: DomainName,
         route: SourceName,
@@ -41,13 +41,14 @@ pub async fn run(cli: &Cli, route: &Route) -> Result {
                     .as_u64()
                     .map_or_else(|| "waits for `ward route begin`".to_owned(), |n| format!("next is {n}"));
                 format!(
-                    "{}/{} to {}: {} behind, {next}, {} delivered since the start, {} dead letters{trouble}",
+                    "{}/{} to {}: {} behind, {next}, {} delivered since the start, {} dead letters, {} withheld{trouble}",
                     word(one, "domain"),
                     word(one, "name"),
                     word(one, "to"),
                     one["behind"],
                     one["delivered"],
                     one["dead_letters"],
+                    one["refused"],
                 )
             });
         }

@@ -77,7 +77,7 @@ fn agreements_of(principal: &PrincipalId, agreements: &[Agreement]) -> Vec<polic
             Some(policy::Agreement {
                 id: agreement.id.clone(),
                 purposes: agreement.purposes.clone(),
-                until: end_of_day(&agreement.until)?,
+                until: agreement.in_force_until()?,
             })
         })
         .collect()

@@ -3,7 +3,7 @@
 //! Keys, logs, catalog, gate, refine caught up, products, and only then doors.
 
 mod audit;
-mod directory;
+pub(crate) mod directory;
 mod estate;
 mod expiry;
 pub(crate) mod foundation;
@@ -20,7 +20,7 @@ use std::time::Duration;
 
 use base::{Clock, DomainName, Entropy, Layer, PermitMint, Read};
 use clinical::{FhirWrites, Hl7Receiver, Intake, Journal, PatientMap, Refiner, SourceKind, Space};
-use edge::{DomainDoors, Doors, MllpDoor, NodeInfo, Pace};
+use edge::{DomainDoors, Doors, MllpDoor, NodeInfo, Pace, QueryDesk};
 use gate::{AuditLog, Gate, GateParts, Targets, TokenIssuer};
 use ledger::Log;
 use net::{Drain, Listener};
@@ -346,6 +346,11 @@ async fn bind(
             entropy: entropy.clone(),
             metrics: metrics.clone(),
             pace: Pace::new(source.messages_per_second_max),
+            desk: source.query.clone().map(|right| {
+                let (gate, silver) = (gate.clone(), ground.silver.clone());
+                let (limits, clock, entropy) = (limits.clone(), clock.clone(), entropy.clone());
+                QueryDesk::new(gate, silver, limits, clock, entropy, right, &source.assigners)
+            }),
         };
         mllp.push((listener, door));
     }
