@@ -175,6 +175,7 @@ impl Parts {
             seen: vec![],
             held: vec![],
             counts: vec![],
+            lists: vec![],
         };
         self.silver.commit(&permit, batch).await.unwrap();
     }

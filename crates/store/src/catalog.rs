@@ -33,7 +33,13 @@ const MIGRATIONS: &[Migration] = &[
     Migration { version: 1, statements: FIRST },
     Migration { version: 2, statements: HELD_ENTRIES },
     Migration { version: 3, statements: ROUTES },
+    Migration { version: 4, statements: LIST_CLOCKS },
 ];
+
+/// Of when the newest statement of a list is that a source sends whole. `list` is a keyed token: the table names nobody.
+const LIST_CLOCKS: &[&str] =
+    &["CREATE TABLE list_clock (domain TEXT NOT NULL, list {blob} NOT NULL, at BIGINT NOT NULL,
+        PRIMARY KEY (domain, list)) {rowless}"];
 
 /// What routes could not deliver; and whom an entry is about, asked by its position.
 const ROUTES: &[&str] = &[

@@ -8,6 +8,8 @@ mod ahead;
 mod erase;
 mod fhir;
 mod hl7;
+mod lists;
+mod moves;
 mod work;
 
 use std::collections::{BTreeSet, HashMap, HashSet};
@@ -308,6 +310,7 @@ impl Refiner {
             seen: gathered.seen,
             held: gathered.held,
             counts: gathered.counts.into_iter().map(|((source, counter), n)| (source, counter, n)).collect(),
+            lists: changes.lists.into_iter().collect(),
         };
         // The sets that decisions use change before the data can be seen: a new restriction never lags behind.
         self.patients.follow(&self.domain, &batch.versions);

@@ -139,6 +139,7 @@ pub(crate) fn batch(from: u64, upto: u64, versions: Vec<NewVersion>) -> Batch {
         seen: vec![],
         held: vec![],
         counts: vec![],
+        lists: vec![],
     }
 }
 

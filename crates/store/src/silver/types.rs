@@ -64,6 +64,9 @@ pub struct Batch {
     pub held: Vec<(u64, Ordinal)>,
     /// Added to the counters of a source.
     pub counts: Vec<(SourceName, &'static str, u64)>,
+    /// Lists that a source sends whole, by a name of the consumer's, and of when the newest is; what is older than what
+    /// stands changes nothing.
+    pub lists: Vec<(String, Timestamp)>,
 }
 
 /// The answer to a FHIR write. Sealed at rest.
