@@ -1,17 +1,20 @@
 //! Which patients are whose: the sets that decisions use, kept as silver changes.
 //!
 //! Care teams come from encounters (the practitioner numbers of their participants), restrictions from the labels of
-//! Patient resources. Derived and in memory: loaded from silver at start, then followed batch by batch.
+//! Patient resources; merged Patients are one person in both. Derived and in memory: loaded from silver at start, then
+//! followed batch by batch.
 
 use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
 
-use base::{DomainName, Ordinal, Permit, PrincipalId, Read, Sensitivity};
+use base::{DomainName, LogicalId, Ordinal, Permit, PrincipalId, Read, Sensitivity};
 use fhir::json::{ParseLimits, Value};
 use gate::{Outage, PatientSets};
 use parking_lot::RwLock;
 use roaring::RoaringBitmap;
 use store::{NewVersion, Silver, StoreError};
+
+use crate::merged::Merged;
 
 #[derive(Debug, Default)]
 struct Sets {
@@ -27,6 +30,7 @@ struct Sets {
     gone: Arc<RoaringBitmap>,
     /// Practitioner number to the patients of that practitioner's encounters.
     teams: HashMap<String, Arc<RoaringBitmap>>,
+    merged: Merged,
 }
 
 impl Sets {
@@ -67,8 +71,10 @@ impl PatientMap {
                         fhir::json::parse(resource.body.expose(), &ParseLimits::default())
                             .map_err(|_| StoreError::corrupt("a stored resource is not JSON"))?
                     };
-                    change.see(rtype, resource.patient, resource.sensitivity, resource.deleted, &body);
+                    change.see(rtype, &resource.id, resource.patient, resource.sensitivity, resource.deleted, &body);
                 }
+                // At the start nobody is merged: only who is says something new.
+                change.patients.retain(|(_, _, links)| links.is_some());
                 after = page.after;
                 if !page.more {
                     break;
@@ -83,7 +89,8 @@ impl PatientMap {
     pub fn follow<'a>(&self, domain: &DomainName, versions: impl IntoIterator<Item = &'a NewVersion>) {
         let mut change = Change::default();
         for version in versions {
-            change.see(&version.rtype, version.patient, version.sensitivity, version.deleted, &version.body);
+            let (rtype, sensitivity) = (&version.rtype, version.sensitivity);
+            change.see(rtype, &version.id, version.patient, sensitivity, version.deleted, &version.body);
         }
         self.apply(domain, change);
     }
@@ -96,6 +103,9 @@ impl PatientMap {
         moved |= turn(&mut sets.restricted, &change.unrestrict, false);
         moved |= turn(&mut sets.buried, &change.bury, true);
         moved |= turn(&mut sets.buried, &change.unbury, false);
+        for (id, patient, body) in &change.patients {
+            moved |= sets.merged.see(id, *patient, body.as_ref());
+        }
         for (practitioner, patients) in &change.teams {
             moved |= turn(sets.teams.entry(practitioner.clone()).or_default(), patients, true);
         }
@@ -135,6 +145,20 @@ impl PatientMap {
         self.look(domain, |sets| sets.hidden.clone())
     }
 
+    /// The Patient and all who are the same person by a merge, the Patient itself first; each with its source record,
+    /// where it took part in one.
+    pub fn family(&self, domain: &DomainName, id: &LogicalId) -> Vec<(LogicalId, Option<Ordinal>)> {
+        let domains = self.domains.read();
+        let Some(sets) = domains.get(domain) else { return vec![(id.clone(), None)] };
+        let family = sets.merged.family(id);
+        family.into_iter().map(|id| (sets.merged.ordinal(&id), id)).map(|(ordinal, id)| (id, ordinal)).collect()
+    }
+
+    /// The Patient that goes on for one that was merged into it.
+    pub fn survivor(&self, domain: &DomainName, id: &LogicalId) -> Option<LogicalId> {
+        self.domains.read().get(domain)?.merged.survivor(id).cloned()
+    }
+
     fn look<T: Default>(&self, domain: &DomainName, look: impl FnOnce(&Sets) -> T) -> T {
         self.domains.read().get(domain).map(look).unwrap_or_default()
     }
@@ -165,10 +189,20 @@ struct Change {
     bury: HashSet<u32>,
     unbury: HashSet<u32>,
     teams: HashMap<String, HashSet<u32>>,
+    /// Patients with their links, in order; `None` for one that was deleted.
+    patients: Vec<(LogicalId, Ordinal, Option<Value>)>,
 }
 
 impl Change {
-    fn see(&mut self, rtype: &str, patient: Ordinal, sensitivity: Sensitivity, deleted: bool, body: &Value) {
+    fn see(
+        &mut self,
+        rtype: &str,
+        id: &LogicalId,
+        patient: Ordinal,
+        sensitivity: Sensitivity,
+        deleted: bool,
+        body: &Value,
+    ) {
         if !patient.is_patient() || patient == Ordinal::UNKNOWN {
             return;
         }
@@ -189,6 +223,8 @@ impl Change {
                 } else {
                     turn(&mut self.unbury, &mut self.bury);
                 }
+                let links = body.get("link").map(|links| fhir::json!({ "link": (links.clone()) }));
+                self.patients.push((id.clone(), patient, links.filter(|_| !deleted)));
             }
             "Encounter" if !deleted => {
                 for number in practitioners(body) {
@@ -212,12 +248,13 @@ fn practitioners(encounter: &Value) -> impl Iterator<Item = &str> {
 
 impl PatientSets for PatientMap {
     fn restricted(&self, domain: &DomainName) -> Result<Arc<RoaringBitmap>, Outage> {
-        Ok(self.look(domain, |sets| sets.restricted.clone()))
+        Ok(self.look(domain, |sets| sets.merged.widened(sets.restricted.clone())))
     }
 
     fn care_team(&self, principal: &PrincipalId, domain: &DomainName) -> Result<Arc<RoaringBitmap>, Outage> {
         let Some(number) = self.practitioners.get(principal) else { return Ok(Arc::default()) };
-        Ok(self.look(domain, |sets| sets.teams.get(number).cloned().unwrap_or_default()))
+        let team = |sets: &Sets| sets.merged.widened(sets.teams.get(number).cloned().unwrap_or_default());
+        Ok(self.look(domain, team))
     }
 
     fn tombstones(&self, domain: &DomainName) -> Result<Arc<RoaringBitmap>, Outage> {

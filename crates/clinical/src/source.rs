@@ -72,6 +72,10 @@ pub struct Source {
     /// Days after which the bodies of messages are destroyed, by their state. What they became stays.
     #[serde(default, skip_serializing_if = "is_default")]
     pub keep: Keep,
+    /// Whether its lists of allergies, diagnoses, relatives, insurances, guarantors and procedures stand for all there is,
+    /// so that what they no longer name has ended: `"additions"`, `"snapshot"`, or the segments of which they do.
+    #[serde(default, skip_serializing_if = "is_default")]
+    pub lists: Lists,
 }
 
 impl Source {
@@ -111,6 +115,41 @@ pub struct Keep {
 pub struct QueryRight {
     pub principal: base::PrincipalId,
     pub purpose: base::Purpose,
+}
+
+/// Which lists a source sends whole. The default is none: a list that was cut short must never end an allergy; a list that
+/// was not only leaves one standing, where a person sees it.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(untagged)]
+pub enum Lists {
+    All(ListMode),
+    /// These segments whole, the others not: `["AL1", "NK1"]`.
+    Whole(Vec<String>),
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum ListMode {
+    /// They add and change.
+    #[default]
+    Additions,
+    /// They take the place of what the source said before (v2.8.2 §2.10.4.1).
+    Snapshot,
+}
+
+impl Default for Lists {
+    fn default() -> Self {
+        Lists::All(ListMode::default())
+    }
+}
+
+impl Lists {
+    pub fn is_whole(&self, segment: &str) -> bool {
+        match self {
+            Lists::All(mode) => *mode == ListMode::Snapshot,
+            Lists::Whole(segments) => segments.iter().any(|whole| whole == segment),
+        }
+    }
 }
 
 fn is_default<T: Default + PartialEq>(value: &T) -> bool {

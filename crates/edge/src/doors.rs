@@ -6,7 +6,7 @@ use std::sync::Arc;
 
 use axum::http::{HeaderMap, header};
 use base::{Clock, DomainName, Entropy, Limits, Purpose, SourceName, TraceContext};
-use clinical::{FhirWrites, Hl7Receiver, Intake};
+use clinical::{FhirWrites, Hl7Receiver, Intake, PatientMap};
 use gate::{Ask, Caller, Gate, Origin, Unauthenticated};
 use policy::Action;
 use products::{Builder, Registry, SnapshotBook, SqlEngine};
@@ -23,6 +23,8 @@ const RECIPIENT_CHARS_MAX: usize = 200;
 pub struct Doors {
     pub gate: Gate,
     pub silver: Silver,
+    /// Who is the same person by a merge.
+    pub patients: Arc<PatientMap>,
     pub domains: BTreeMap<DomainName, DomainDoors>,
     pub registry: Arc<Registry>,
     pub snapshots: SnapshotBook,

@@ -3,6 +3,7 @@
 
 use base::Timestamp;
 
+use crate::charset::is_known;
 use crate::delimiters::Delimiters;
 use crate::error::{Malformed, code357};
 use crate::escape::escape;
@@ -154,7 +155,8 @@ pub fn ack(message: &Message<'_>, code: AckCode, errors: &[AckError], control_id
         processing_id: raw(11),
         version: raw(12),
         version_id: &info.version,
-        charset: raw(18),
+        // One that cannot be read is not said again: the answer must be readable.
+        charset: Some(raw(18)).filter(|names| is_known(names, message.delimiters().repetition)).unwrap_or_default(),
         answers_to: raw(10),
     };
     message.charset().encode(&answer.write(code, errors, control_id, now))

@@ -97,6 +97,11 @@ pub(crate) fn by_iso2022(hex: &str) -> Option<(&'static Encoding, &'static [u8])
     })
 }
 
+/// Whether the first of the sets that MSH-18 names is one that can be read.
+pub(crate) fn is_known(names: &str, repetition: Option<u8>) -> bool {
+    names.split(|c| Some(c) == repetition.map(char::from)).next().is_none_or(|name| by_name(name.trim()).is_ok())
+}
+
 /// The text of a whole message. Decoded before it is split: in Shift_JIS, Big5, GB 18030 and ISO-2022-JP a byte that
 /// looks like a delimiter can be half of a character.
 pub(crate) fn decode(raw: &[u8]) -> Result<(Cow<'_, str>, Charset), Malformed> {

@@ -179,6 +179,7 @@ impl Parts {
             counts: vec![],
             entries: vec![],
             unmapped: vec![],
+            lists: vec![],
         };
         self.silver.commit(&permit, batch).await.unwrap();
     }

@@ -236,8 +236,7 @@ impl Worker {
             match fate {
                 Ok(Fate::Passed) => next = position + 1,
                 Ok(fate) => {
-                    // A change of silver is no entry of the journal.
-                    let delivered = fate == Fate::Delivered && matches!(feed, Feed::Journal(_));
+                    let delivered = fate == Fate::Delivered;
                     let dead = match fate {
                         Fate::Dead { code, reason } => {
                             tracing::warn!(target: "ward::alarm", route = %self.parts.route.name, position, code,

@@ -35,6 +35,7 @@ const MIGRATIONS: &[Migration] = &[
     Migration { version: 3, statements: ROUTES },
     Migration { version: 4, statements: ENTRIES },
     Migration { version: 5, statements: NAMED_ENTRIES },
+    Migration { version: 6, statements: LIST_CLOCKS },
 ];
 
 /// What came in, by entry: for searches, figures and the end of raw bodies. `control`, `sender` and `token` are keyed
@@ -64,6 +65,11 @@ const NAMED_ENTRIES: &[&str] = &[
     "CREATE TABLE labelled_entry (domain TEXT NOT NULL, position BIGINT NOT NULL, token {blob} NOT NULL,
         PRIMARY KEY (domain, position, token)) {rowless}",
 ];
+
+/// Of when the newest statement of a list is that a source sends whole. `list` is a keyed token: the table names nobody.
+const LIST_CLOCKS: &[&str] =
+    &["CREATE TABLE list_clock (domain TEXT NOT NULL, list {blob} NOT NULL, at BIGINT NOT NULL,
+        PRIMARY KEY (domain, list)) {rowless}"];
 
 /// What routes could not deliver; and whom an entry is about, asked by its position.
 const ROUTES: &[&str] = &[

@@ -3,6 +3,8 @@
 //! Nobody in it exists. It feeds the demo, the benchmarks and the tests of the laws: ADT chains and lab results in
 //! HL7 v2, bedside records as FHIR transactions. Never opens a socket: callers send what [`Hospital::feed`] gives.
 
+pub mod chains;
+pub mod families;
 mod fhir;
 mod hl7;
 mod names;

@@ -287,6 +287,15 @@ fn check_mapping(path: &str, source: &Source, reader: &mut Reader) {
             );
         }
     }
+    if let clinical::Lists::Whole(segments) = &source.lists {
+        for segment in segments.iter().filter(|s| !clinical::v2::listed_segments().any(|known| known == s.as_str())) {
+            reader.find(
+                path,
+                &format!("lists of source `{}` name `{segment}`, which is no list", source.name),
+                &format!("write some of {}", clinical::v2::listed_segments().collect::<Vec<_>>().join(", ")),
+            );
+        }
+    }
     for element in &source.authority {
         let (rtype, top) = element.split_once('.').unwrap_or((element, ""));
         let top = top.split('.').next().unwrap_or_default();

@@ -2,6 +2,7 @@
 
 mod care;
 mod erasure;
+mod families;
 
 use std::ffi::OsStr;
 use std::path::Path;
@@ -100,7 +101,7 @@ async fn show(cli: &Cli, demo: &Demo, addresses: &Addresses, doors: &edge::Doors
     ));
 
     let start = Instant::now();
-    let fed = feed(&hospital, addresses, &demo.folder, client).await?;
+    let fed = feed(&hospital, options.today, addresses, &demo.folder, client).await?;
     let in_seconds = start.elapsed().as_secs_f64();
     progress("waiting until everything is refined into FHIR");
     for (name, parts) in &doors.domains {
@@ -129,6 +130,7 @@ async fn show(cli: &Cli, demo: &Demo, addresses: &Addresses, doors: &edge::Doors
     say(&format!("        all refined after {all_seconds:.1} s"));
     summary(&status);
     set_aside(&hospital, client).await?;
+    families::account(&status);
     for (name, rows) in &products {
         say(&format!("GOLD    {name}: {rows} rows in encrypted Parquet"));
     }
@@ -157,7 +159,13 @@ async fn token(client: &Client, principal: &str) -> Result<String> {
 }
 
 /// Every item through its real door: both feeds at once, each in its order, the bedside after them.
-async fn feed(hospital: &Hospital, addresses: &Addresses, folder: &Path, client: &Client) -> Result<Fed> {
+async fn feed(
+    hospital: &Hospital,
+    today: base::Timestamp,
+    addresses: &Addresses,
+    folder: &Path,
+    client: &Client,
+) -> Result<Fed> {
     let by_source = |source: &str| {
         addresses
             .mllp
@@ -166,12 +174,14 @@ async fn feed(hospital: &Hospital, addresses: &Addresses, folder: &Path, client:
             .map(|(_, _, address)| *address)
             .ok_or_else(|| Failure::said(format!("no listener for {source}")))
     };
+    let (registration, laboratory) = (by_source("adt-main")?, by_source("lab-main")?);
     let (adt, lab) = tokio::join!(
-        send_mllp(hospital, Door::Adt, by_source("adt-main")?, "ADT"),
-        send_mllp(hospital, Door::Lab, by_source("lab-main")?, "laboratory")
+        send_mllp(hospital, Door::Adt, registration, "ADT"),
+        send_mllp(hospital, Door::Lab, laboratory, "laboratory")
     );
     let mut fed = adt?;
     fed.join(lab?);
+    fed.join(families::send(today, registration, laboratory).await?);
     fed.join(send_bedside(hospital, addresses, folder, client).await?);
     Ok(fed)
 }

@@ -14,6 +14,7 @@ use store::SetAside;
 use super::fhir::{Failure, patient_of};
 use super::work::{Stage, Work};
 use super::{Gathered, RefineError, Refiner, WHOLE, source_uri};
+use super::{lists, moves};
 use crate::journal::JournalEntry;
 use crate::v2::{self, ApplyError, Key, Mapped, Problem, Sender, Severity, Unit};
 
@@ -79,7 +80,7 @@ impl Refiner {
             Again::Only(units) => Some(units),
             Again::First | Again::Whole => None,
         };
-        let mapped = match mapped {
+        let mut mapped = match mapped {
             Ok(mapped) => mapped,
             Err(fault) => {
                 self.set_aside_whole(gathered, entry, "malformed", &fault.to_string());
@@ -93,8 +94,12 @@ impl Refiner {
                 Severity::Tag => gathered.count(source, "tagged", 1),
             }
         }
+        let declared = self.sources.get(source).cloned();
         if matches!(how.again, Again::First) {
             count_fates(gathered, source, &mapped);
+        }
+        if let (None, Some(declared)) = (only, &declared) {
+            lists::stand(&mut mapped, declared);
         }
         let mut stage = work.stage(entry.index, how.at);
         // First every unit gets its id, since references lead forward too (a report to its results); then each is
@@ -116,10 +121,11 @@ impl Refiner {
             }
         }
         for unit in mapped.apply_order().into_iter().map(|at| &mapped.units[at]) {
+            let Some(place) = places.get(&unit.n).cloned() else { continue };
             if !wanted(unit.n) {
+                self.carry_out_moves(&mut stage, gathered, entry, &mapped, unit, &place, &wanted).await?;
                 continue;
             }
-            let Some(place) = places.get(&unit.n).cloned() else { continue };
             if matches!(how.again, Again::Whole) && self.is_overtaken(entry.index, &place).await? {
                 gathered.count(source, "units-overtaken", 1);
                 continue;
@@ -132,8 +138,15 @@ impl Refiner {
                         places.remove(&unit.n);
                     }
                     failed.push((unit, code, reason));
+                    continue;
                 }
             }
+            self.carry_out_moves(&mut stage, gathered, entry, &mapped, unit, &place, &wanted).await?;
+        }
+        if let (None, Some(declared)) = (only, &declared) {
+            let uri = source_uri(&self.domain, &entry.envelope);
+            let ended = lists::settle(&mut stage, &mapped, declared, &places, &uri).await?;
+            gathered.count(source, "entries-ended", ended);
         }
         for (unit, code, reason) in failed.into_iter().filter(|(unit, ..)| wanted(unit.n)) {
             let critical = mapped.problems.iter().any(|p| p.unit == unit.n && p.critical) || is_critical(unit);
@@ -176,6 +189,32 @@ impl Refiner {
         }
         let newest = self.silver.newest_position(&self.domain, place.rtype, &place.id).await?;
         Ok(newest.is_some_and(|newest| newest > index))
+    }
+
+    /// The moves to the patient that this unit speaks of: before the units of what moves, which then speak of the same
+    /// patient as the record.
+    #[allow(clippy::too_many_arguments)] // One message at work.
+    async fn carry_out_moves(
+        &self,
+        stage: &mut Stage<'_, '_>,
+        gathered: &mut Gathered,
+        entry: &JournalEntry,
+        mapped: &Mapped,
+        unit: &Unit,
+        place: &Place,
+        wanted: &(dyn Fn(u32) -> bool + Sync),
+    ) -> Result<(), RefineError> {
+        for mv in mapped.moves.iter().filter(|mv| mv.to == unit.n && wanted(mv.n)) {
+            let source = source_uri(&self.domain, &entry.envelope);
+            if let Err((code, reason)) = moves::carry_out(stage, mv, &place.id, &source).await? {
+                let (text, severity) = (reason.to_owned(), Severity::SetAside);
+                let problem = Problem { unit: mv.n, place: mv.place.clone(), code, text, severity, critical: false };
+                gathered.set_aside.push(aside(entry, &problem, stage.received));
+            } else {
+                gathered.count(&entry.envelope.source, "moves", 1);
+            }
+        }
+        Ok(())
     }
 
     /// What a message says. Looks at no state.
@@ -267,14 +306,14 @@ impl Refiner {
 
 /// Where a unit's resource stands.
 #[derive(Debug, Clone)]
-struct Place {
-    rtype: &'static str,
-    id: LogicalId,
-    is_new: bool,
+pub(super) struct Place {
+    pub rtype: &'static str,
+    pub id: LogicalId,
+    pub is_new: bool,
 }
 
 impl Place {
-    fn reference(&self) -> String {
+    pub fn reference(&self) -> String {
         format!("{}/{}", self.rtype, self.id)
     }
 }
@@ -388,9 +427,11 @@ fn is_critical(unit: &Unit) -> bool {
                     has_critical_code(value)
                 }
                 v2::Change::Items { values, .. } | v2::Change::Add(values) => values.iter().any(has_critical_code),
-                v2::Change::Remove | v2::Change::RemoveItems { .. } | v2::Change::Take(_) | v2::Change::Restore(_) => {
-                    false
-                }
+                v2::Change::Remove
+                | v2::Change::RemoveItems { .. }
+                | v2::Change::Take(_)
+                | v2::Change::EndInto(_)
+                | v2::Change::Restore(_) => false,
             }
     })
 }

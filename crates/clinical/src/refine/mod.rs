@@ -11,6 +11,8 @@ mod erase;
 mod expire;
 mod fhir;
 mod hl7;
+mod lists;
+mod moves;
 mod work;
 
 use std::collections::{BTreeSet, HashMap};
@@ -330,6 +332,7 @@ impl Refiner {
             counts: gathered.counts.into_iter().map(|((source, counter), n)| (source, counter, n)).collect(),
             entries: gathered.entries,
             unmapped: gathered.unmapped.into_iter().map(|((source, place), n)| (source, place, n)).collect(),
+            lists: changes.lists.into_iter().collect(),
         };
         // The sets that decisions use change before the data can be seen: a new restriction never lags behind.
         self.patients.follow(&self.domain, &batch.versions);

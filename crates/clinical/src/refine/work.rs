@@ -8,6 +8,7 @@ use std::sync::Arc;
 
 use base::{DomainName, LogicalId, Ordinal, Permit, Sensitivity, Timestamp, Write};
 use fhir::json::Value;
+use fhir::search::{Clause, ClauseValue, ParamKind};
 use roaring::RoaringBitmap;
 use store::{NewVersion, Silver, StoreError};
 
@@ -23,15 +24,20 @@ pub struct State {
     pub body: Arc<Value>,
 }
 
-type Key = (String, LogicalId);
+pub type Key = (String, LogicalId);
 /// (type, system, value).
 pub type Identifier = (String, String, String);
+
+/// Versions that are read at once where a whole record is asked for.
+const RECORD_PAGE: usize = 500;
 
 /// Changes, over silver.
 #[derive(Debug, Default)]
 pub struct Changes {
     pub versions: Vec<NewVersion>,
     pub patients: Vec<Ordinal>,
+    /// Of when the newest statement of a list is.
+    pub lists: HashMap<String, Timestamp>,
     states: HashMap<Key, State>,
     identifiers: HashMap<Identifier, Vec<LogicalId>>,
 }
@@ -41,6 +47,7 @@ impl Changes {
         self.versions.extend(later.versions);
         self.patients.extend(later.patients);
         self.states.extend(later.states);
+        self.lists.extend(later.lists);
         for (identifier, ids) in later.identifiers {
             self.identifiers.entry(identifier).or_default().extend(ids);
         }
@@ -210,6 +217,86 @@ impl Stage<'_, '_> {
             }
         }
         Ok(living)
+    }
+
+    /// Resources of a type that are about a patient, in the order of ids; of very many not all.
+    pub async fn about(
+        &mut self,
+        rtype: &str,
+        patient: &LogicalId,
+        ordinal: Ordinal,
+    ) -> Result<Vec<(LogicalId, State)>, StoreError> {
+        let clause = Clause {
+            param: "patient",
+            kind: ParamKind::Reference,
+            modifier: None,
+            values: vec![ClauseValue::Reference { rtype: Some("Patient".to_owned()), id: patient.as_str().to_owned() }],
+        };
+        let (silver, permit) = (self.work.silver, self.work.permit);
+        let found = silver.find(permit, self.work.domain, rtype, vec![clause]).await?;
+        let mut ids: BTreeSet<LogicalId> = found.into_iter().map(|found| found.id).collect();
+        for changes in [&self.own, &self.work.batch] {
+            let of = |(key, state): &(&Key, &State)| key.0 == rtype && state.patient == ordinal;
+            ids.extend(changes.states.iter().filter(of).map(|(key, _)| key.1.clone()));
+        }
+        let mut about = Vec::with_capacity(ids.len());
+        for id in ids {
+            if let Some(state) = self.current(rtype, &id).await?
+                && !state.deleted
+                && state.patient == ordinal
+            {
+                about.push((id, state));
+            }
+        }
+        Ok(about)
+    }
+
+    pub async fn list_clock(&self, list: &str) -> Result<Option<Timestamp>, StoreError> {
+        let known = [&self.own, &self.work.batch].into_iter().find_map(|changes| changes.lists.get(list).copied());
+        match known {
+            Some(at) => Ok(Some(at)),
+            None => self.work.silver.list_clock(self.work.domain, list).await,
+        }
+    }
+
+    pub fn set_list_clock(&mut self, list: String, at: Timestamp) {
+        self.own.lists.insert(list, at);
+    }
+
+    /// Every resource that stands in a source record, but the Patient itself, in the order of types and ids; `None` where
+    /// it holds more than `max`.
+    pub async fn record(&mut self, patient: Ordinal, max: usize) -> Result<Option<Vec<(Key, State)>>, StoreError> {
+        let mut keys: BTreeSet<Key> = BTreeSet::new();
+        for changes in [&self.own, &self.work.batch] {
+            keys.extend(
+                changes.states.iter().filter(|(_, state)| state.patient == patient).map(|(key, _)| key.clone()),
+            );
+        }
+        let mut after = 0;
+        loop {
+            let (silver, permit) = (self.work.silver, self.work.permit);
+            let (page, upto) = silver.record_versions(permit, self.work.domain, patient, after, RECORD_PAGE).await?;
+            keys.extend(page.into_iter().map(|resource| (resource.rtype, resource.id)));
+            if upto == after || keys.len() > max {
+                break;
+            }
+            after = upto;
+        }
+        if keys.len() > max {
+            return Ok(None);
+        }
+        let mut record = Vec::with_capacity(keys.len());
+        let wanted: Vec<Key> = keys.into_iter().filter(|(rtype, _)| rtype != "Patient").collect();
+        self.work.prefetch(&wanted).await?;
+        for key in wanted {
+            if let Some(state) = self.current(&key.0, &key.1).await?
+                && !state.deleted
+                && state.patient == patient
+            {
+                record.push((key, state));
+            }
+        }
+        Ok(Some(record))
     }
 
     /// A fresh source record of this domain. The numbers of erased patients are counted and not given, so that a replay

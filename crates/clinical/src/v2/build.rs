@@ -12,7 +12,7 @@ use super::convert::{Context, Fault, leaf, percent};
 use super::draft::{Change, Draft, resource_reference};
 use super::events::{self, Effect};
 use super::plan::{Home, Link, Plan, Structure, Target, Task, plan};
-use super::{Event, Fate, FieldFate, Mapped, Problem, Sender, Severity};
+use super::{Event, Fate, FieldFate, Mapped, Move, Problem, Sender, Severity};
 
 /// Units of one segment: their numbers leave room for resources that are mapped later.
 pub(super) const UNITS_PER_SEGMENT: u32 = 8;
@@ -89,6 +89,7 @@ pub(super) struct Builder<'m> {
     fates: Vec<FieldFate>,
     fates_max: usize,
     pub problems: Vec<Problem>,
+    pub moves: Vec<Move>,
 }
 
 impl<'m> Builder<'m> {
@@ -140,6 +141,7 @@ impl<'m> Builder<'m> {
             fates: Vec::new(),
             fates_max: limits.hl7_segments_max.saturating_mul(4),
             problems: Vec::new(),
+            moves: Vec::new(),
         }
     }
 
@@ -159,8 +161,8 @@ impl<'m> Builder<'m> {
             None => self.unmapped_type(),
         }
         let units = super::resources::finish(&mut self);
-        let named = self.named();
-        Mapped { event: self.event, units, named, fates: self.fates, problems: self.problems }
+        let (named, lists) = (self.named(), self.listings(&units));
+        Mapped { event: self.event, units, named, moves: self.moves, lists, fates: self.fates, problems: self.problems }
     }
 
     /// Gives every segment its place in the structure.
@@ -229,6 +231,10 @@ impl<'m> Builder<'m> {
         };
         let mut fates: Vec<Option<Fate>> = vec![None; segment.fields_len() + 1];
         let mut first = None;
+        if segment.id() == "MRG" {
+            self.numbered = (segment.index(), 0);
+            self.moving(segment, &mut fates);
+        }
         for task in tasks {
             if let Some(unit) = self.task(segment, laid.place, task, &mut fates) {
                 first = first.or(Some(unit));
@@ -350,6 +356,12 @@ impl<'m> Builder<'m> {
         Ok(unit)
     }
 
+    /// Whether the segment speaks of the unit of this number.
+    pub(super) fn speaks_of(&self, segment: Segment<'m>, n: u32) -> bool {
+        let of = |unit: &&Making<'m>| unit.n == n;
+        self.units.iter().find(of).is_some_and(|unit| unit.segments.iter().any(|s| s.index() == segment.index()))
+    }
+
     /// A number for the segment's next resource, be it made or set aside.
     fn next_number(&mut self, segment: Segment<'m>) -> u32 {
         if self.numbered.0 != segment.index() {
@@ -374,7 +386,7 @@ impl<'m> Builder<'m> {
         self.spoken.iter().rev().map(|(_, unit)| *unit).find(|unit| self.units[*unit].rtype == rtype)
     }
 
-    fn refuse(&mut self, segment: Segment<'m>, refusal: Refusal, fates: &mut [Option<Fate>]) {
+    pub(super) fn refuse(&mut self, segment: Segment<'m>, refusal: Refusal, fates: &mut [Option<Fate>]) {
         let fate = match refusal {
             Refusal::Kept(reason) => Fate::Kept(reason),
             Refusal::SetAside(field, fault, critical) => {

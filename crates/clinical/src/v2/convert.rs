@@ -119,7 +119,8 @@ pub fn system(
     if let Some(system) = configured {
         return Some(system.clone());
     }
-    if let Some(universal) = universal {
+    // A URI has no white space (R4 §2.24.0.1).
+    if let Some(universal) = universal.filter(|text| !text.contains(char::is_whitespace)) {
         let is_oid = universal.starts_with(['0', '1', '2'])
             && universal.contains('.')
             && universal.bytes().all(|b| b.is_ascii_digit() || b == b'.');

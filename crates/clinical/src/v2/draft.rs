@@ -39,6 +39,8 @@ pub enum Change {
     Add(Vec<Value>),
     /// Takes items away by their content.
     Take(Vec<Value>),
+    /// Adds this link to the one that goes on; the resource is not in use any more (`active` false).
+    EndInto(Value),
     /// Takes this item away; where it was there, the resource is in use again (`active` false goes).
     Restore(Value),
     /// Removes what the field said before.
@@ -119,7 +121,7 @@ impl Field {
         match &self.change {
             Change::Items { field, .. } | Change::RemoveItems { field } => Some(field),
             Change::Set(_) | Change::SetUnless(..) | Change::Default(_) | Change::Remove => Some(""),
-            Change::Add(_) | Change::Take(_) | Change::Restore(_) => None,
+            Change::Add(_) | Change::Take(_) | Change::EndInto(_) | Change::Restore(_) => None,
         }
     }
 
@@ -170,9 +172,11 @@ impl Draft {
         let mut units = Vec::new();
         for field in &self.fields {
             match &field.change {
-                Change::Set(value) | Change::SetUnless(value, _) | Change::Default(value) | Change::Restore(value) => {
-                    units_of(value, &mut units);
-                }
+                Change::Set(value)
+                | Change::SetUnless(value, _)
+                | Change::Default(value)
+                | Change::EndInto(value)
+                | Change::Restore(value) => units_of(value, &mut units),
                 Change::Items { values, .. } | Change::Add(values) | Change::Take(values) => {
                     values.iter().for_each(|v| units_of(v, &mut units))
                 }
@@ -195,18 +199,25 @@ impl Draft {
         if current.is_some() && self.policy == Policy::CreateOnly {
             return Ok(None);
         }
-        if let Some(current) = current
-            && self.is_stale(current)
-        {
-            return Err(ApplyError::Stale);
-        }
         let mut resource = match current {
             Some(Value::Object(object)) => object.clone(),
             _ => Object::from_iter([("resourceType", Value::from(self.rtype))]),
         };
         let mut stamps = Stamps::read(&resource, current.is_some());
+        let is_stale = current.is_some_and(|current| self.is_stale(current, &stamps));
+        if is_stale && self.rtype != "DiagnosticReport" {
+            return Err(ApplyError::Stale);
+        }
         for field in &self.fields {
-            if !self.is_stamped() || stamps.admits(field, self.clock, &resource) {
+            // An overtaken report still has results that the later one did not have.
+            if is_stale && !matches!(field.change, Change::Add(_)) {
+                continue;
+            }
+            if !self.is_stamped() {
+                self.apply_field(&mut resource, field, resolve)?;
+            } else if field.path == "link" {
+                self.apply_links(&mut resource, field, &mut stamps, resolve);
+            } else if !is_held(&resource, field) && stamps.admits(self.rtype, field, self.clock, &resource) {
                 self.apply_field(&mut resource, field, resolve)?;
             }
         }
@@ -219,17 +230,63 @@ impl Draft {
         }
         prune(&mut resource);
         if current.and_then(Value::as_object) == Some(&resource) {
-            return Ok(None);
+            if is_stale {
+                return Err(ApplyError::Stale);
+            }
+            if !(self.is_stamped() && stamps.decided) {
+                return Ok(None);
+            }
         }
-        if self.is_stamped() {
+        if let (true, false, Some(clock)) = (is_result(self.rtype), is_stale, self.clock) {
+            stamps = Stamps { base: seconds(clock), ..Stamps::default() };
+        }
+        if self.clock.is_some() {
             stamps.write(&mut resource);
         }
         Ok(Some(Value::Object(resource)))
     }
 
-    /// Results have an order of their own, by their status; what is said of others is ordered by its time.
+    /// Links are made and taken back one by one, each with its clock: a merge that comes after what took it back stays taken
+    /// back.
+    fn apply_links(
+        &self,
+        resource: &mut Object,
+        field: &Field,
+        stamps: &mut Stamps,
+        resolve: &dyn Fn(u32) -> Option<String>,
+    ) {
+        let values: Vec<Value> = match &field.change {
+            Change::Add(values) | Change::Take(values) => values.iter().filter_map(|v| resolved(v, resolve)).collect(),
+            Change::EndInto(value) | Change::Restore(value) => resolved(value, resolve).into_iter().collect(),
+            _ => return,
+        };
+        let removes = matches!(field.change, Change::Take(_) | Change::Restore(_));
+        for value in values {
+            let text = |path: &[&str]| value.path(path).and_then(Value::as_str).unwrap_or_default().to_owned();
+            let part = format!("link#{}:{}", text(&["type"]), text(&["other", "reference"]));
+            let said = content(&value);
+            let stands = resource.get("link").map(Value::items).unwrap_or_default().iter().any(|l| content(l) == said);
+            if !stamps.admits_part(part, self.clock, stands, removes, true) {
+                continue;
+            }
+            match &field.change {
+                Change::Add(_) => add(slot(resource, "link"), vec![value]),
+                Change::EndInto(_) => {
+                    add(slot(resource, "link"), vec![value]);
+                    resource.insert("active", false);
+                }
+                _ => items(slot(resource, "link")).retain(|item| content(item) != said),
+            }
+            if stands && matches!(field.change, Change::Restore(_)) {
+                resource.remove("active");
+            }
+        }
+    }
+
+    /// Results are ordered as a whole, by their status and then by time; what is said of others is ordered element by
+    /// element, by its time.
     fn is_stamped(&self) -> bool {
-        self.clock.is_some() && !matches!(self.rtype, "Observation" | "DiagnosticReport" | "Specimen")
+        self.clock.is_some() && !is_result(self.rtype) && self.rtype != "Specimen"
     }
 
     /// Keeps to what the source may change: elements such as `Patient` or `Encounter.location`. The rest is only said
@@ -261,7 +318,11 @@ impl Draft {
                     true
                 }
                 Change::Default(_) | Change::Add(_) => true,
-                Change::Take(_) | Change::Restore(_) | Change::RemoveItems { .. } | Change::Remove => false,
+                Change::Take(_)
+                | Change::EndInto(_)
+                | Change::Restore(_)
+                | Change::RemoveItems { .. }
+                | Change::Remove => false,
             }
         });
     }
@@ -304,6 +365,11 @@ impl Draft {
                     values.iter().filter_map(|v| resolved(v, resolve)).map(|v| content(&v)).collect();
                 items(slot(resource, field.path)).retain(|item| !gone.contains(&content(item)));
             }
+            Change::EndInto(value) => {
+                let value = resolved(value, resolve).ok_or(ApplyError::ParentMissing)?;
+                add(slot(resource, field.path), vec![value]);
+                resource.insert("active", false);
+            }
             Change::Restore(value) => {
                 let Some(gone) = resolved(value, resolve).map(|v| content(&v)) else { return Ok(()) };
                 let list = items(slot(resource, field.path));
@@ -313,6 +379,8 @@ impl Draft {
                     resource.remove("active");
                 }
             }
+            // Who was merged into another stays out of use until the merge is undone.
+            Change::Remove if field.path == "active" && is_replaced(resource) => {}
             Change::Remove if REQUIRED.contains(&(self.rtype, field.path)) => {}
             Change::Remove => {
                 self.clear_choice(resource, field.path);
@@ -336,9 +404,10 @@ impl Draft {
         });
     }
 
-    /// Results do not go back from final to preliminary: such a message was overtaken.
-    fn is_stale(&self, current: &Value) -> bool {
-        if !matches!(self.rtype, "Observation" | "DiagnosticReport") {
+    /// Results do not go back from final to preliminary, nor among equals to what was said before: such a message was
+    /// overtaken.
+    fn is_stale(&self, current: &Value, stamps: &Stamps) -> bool {
+        if !is_result(self.rtype) {
             return false;
         }
         let rank = |status: Option<&str>| match status {
@@ -351,9 +420,24 @@ impl Draft {
             Change::Set(value) | Change::SetUnless(value, _) if f.path == "status" => value.as_str(),
             _ => None,
         });
-        let next = rank(said);
-        next >= 0 && next < rank(current.get("status").and_then(Value::as_str))
+        let (next, before) = (rank(said), rank(current.get("status").and_then(Value::as_str)));
+        let is_older = self.clock.is_some_and(|clock| seconds(clock) < stamps.base);
+        (next >= 0 && next < before) || (next <= before && is_older)
     }
+}
+
+fn is_result(rtype: &str) -> bool {
+    matches!(rtype, "Observation" | "DiagnosticReport")
+}
+
+/// Whether the element says something now that this change must not undo.
+fn is_held(resource: &Object, field: &Field) -> bool {
+    let Change::SetUnless(_, unless) = &field.change else { return false };
+    resource.get(field.path).and_then(Value::as_str).is_some_and(|now| unless.contains(&now))
+}
+
+fn seconds(clock: Timestamp) -> i64 {
+    clock.0.div_euclid(1000)
 }
 
 /// When each element was last said, by the clocks of the events: kept with the resource, so that an event that comes late
@@ -361,7 +445,18 @@ impl Draft {
 struct Stamps {
     base: i64,
     others: Vec<(String, i64)>,
+    /// The clock of what an event decides moved: kept even where the event found everything so already.
+    decided: bool,
 }
+
+impl Default for Stamps {
+    fn default() -> Self {
+        Stamps { base: i64::MIN, others: Vec::new(), decided: false }
+    }
+}
+
+/// What events decide and take back: a late one must be told from the newest even if that changed nothing.
+const DECIDED: &[(&str, &str)] = &[("Encounter", "status"), ("Encounter", "period.end")];
 
 /// The extension of `meta` that holds them: `1767225600 status=1767312000`, in seconds.
 const STAMPS: &str = "urn:wardmesh:stamps";
@@ -382,29 +477,44 @@ impl Stamps {
             Some(fhir::time::parse(at)?.from_ms.div_euclid(1000))
         };
         let base = base.or_else(|| if exists { written() } else { None }).unwrap_or(i64::MIN);
-        Stamps { base, others: others.collect() }
+        Stamps { base, others: others.collect(), decided: false }
     }
 
     /// Whether what was said then is not older than what stands; then it is what stands. Where nothing stands and nothing
     /// was taken away since, what comes late is still news.
-    fn admits(&mut self, field: &Field, clock: Option<Timestamp>, resource: &Object) -> bool {
-        let Some(now) = clock.map(|c| c.0.div_euclid(1000)) else { return true };
+    fn admits(&mut self, rtype: &str, field: &Field, clock: Option<Timestamp>, resource: &Object) -> bool {
         let part = match field.part() {
             None => return true,
             Some(_) if matches!(field.change, Change::Default(_)) => return true,
             Some("") => field.path.to_owned(),
             Some(part) => format!("{}#{part}", field.path),
         };
+        let removes = matches!(field.change, Change::Remove | Change::RemoveItems { .. });
+        let decides = DECIDED.contains(&(rtype, field.path));
+        self.admits_part(part, clock, field.stands_in(resource), removes, decides)
+    }
+
+    fn admits_part(
+        &mut self,
+        part: String,
+        clock: Option<Timestamp>,
+        stands: bool,
+        removes: bool,
+        decides: bool,
+    ) -> bool {
+        let Some(now) = clock.map(seconds) else { return true };
         if self.base == i64::MIN {
             self.base = now;
         }
         let at = self.others.iter().position(|(key, _)| *key == part);
         let before = at.map_or(self.base, |at| self.others[at].1);
-        if now < before && (at.is_some() || field.stands_in(resource)) {
+        if now < before && (at.is_some() || stands) {
             return false;
         }
-        // What was taken away leaves its time behind, so that nothing older puts it back.
-        let removes = matches!(field.change, Change::Remove | Change::RemoveItems { .. });
+        self.decided |= decides && now > before;
+        // What was taken away leaves its time behind, so that nothing older puts it back; once even where there was nothing
+        // to take, since what it takes may come yet.
+        self.decided |= removes && at.is_none() && !stands;
         match at {
             Some(at) if now == self.base && !removes => drop(self.others.remove(at)),
             Some(at) => self.others[at].1 = now,
@@ -432,9 +542,11 @@ impl Stamps {
 /// Leads references to units that are one with another to that other.
 pub fn redirect(field: &mut Field, same: &HashMap<u32, u32>) {
     match &mut field.change {
-        Change::Set(value) | Change::SetUnless(value, _) | Change::Default(value) | Change::Restore(value) => {
-            redirect_value(value, same);
-        }
+        Change::Set(value)
+        | Change::SetUnless(value, _)
+        | Change::Default(value)
+        | Change::EndInto(value)
+        | Change::Restore(value) => redirect_value(value, same),
         Change::Items { values, .. } | Change::Add(values) | Change::Take(values) => {
             values.iter_mut().for_each(|v| redirect_value(v, same));
         }
@@ -493,6 +605,11 @@ fn resolved(value: &Value, resolve: &dyn Fn(u32) -> Option<String>) -> Option<Va
         Value::Array(items) => Value::Array(items.iter().filter_map(|v| resolved(v, resolve)).collect()),
         plain => plain.clone(),
     })
+}
+
+fn is_replaced(resource: &Object) -> bool {
+    let links = resource.get("link").map(Value::items).unwrap_or_default();
+    links.iter().any(|link| link.get("type").and_then(Value::as_str) == Some("replaced-by"))
 }
 
 /// The place of `a.b.c`, made where it is missing.
@@ -554,6 +671,13 @@ fn replace_items(place: &mut Value, field: &str, mut values: Vec<Value>) {
         keep
     });
     list.splice(before..before, values);
+}
+
+/// Adds items to a list of a resource, those that are not there yet.
+pub fn add_items(resource: &mut Value, path: &str, values: Vec<Value>) {
+    if let Some(object) = resource.as_object_mut() {
+        add(slot(object, path), values);
+    }
 }
 
 fn add(place: &mut Value, values: Vec<Value>) {

@@ -109,7 +109,7 @@ const ADT: &[Row] = {
         ("A15", Visit, Upsert, Update, "A26"),
         ("A16", Visit, Upsert, Update, "A25"),
         ("A17", Visit, Upsert, Update, "A17"),
-        ("A18", Person, Merge, None, ""),
+        ("A18", Person, Merge, None, "A37"),
         ("A21", Visit, Upsert, Status("onleave", OVER), "A52"),
         ("A22", Visit, Upsert, Status("in-progress", OVER), "A53"),
         ("A23", Visit, Upsert, Status("entered-in-error", &[]), ""),
@@ -120,28 +120,30 @@ const ADT: &[Row] = {
         // About the person only (§3.3.28, §3.3.31): a PV1 there is required by the structure and says N.
         ("A28", Person, Upsert, None, "A29"),
         ("A29", Person, Inactivate, None, "A28"),
-        ("A30", Person, Merge, None, ""),
+        ("A30", Person, Merge, None, "A37"),
         ("A31", Person, Upsert, None, ""),
         ("A32", Visit, Upsert, Update, "A10"),
         ("A33", Visit, Upsert, Update, "A09"),
-        ("A34", Person, Merge, None, ""),
+        ("A34", Person, Merge, None, "A37"),
         ("A35", Account, Upsert, None, ""),
-        ("A36", Person, Merge, None, ""),
+        ("A36", Person, Merge, None, "A37"),
         ("A37", Person, Unlink, None, "A24"),
         ("A38", Visit, Upsert, Status("cancelled", BEGUN), "A05"),
-        ("A39", Person, Merge, None, ""),
-        ("A40", Person, Merge, None, ""),
+        ("A39", Person, Merge, None, "A37"),
+        ("A40", Person, Merge, None, "A37"),
         ("A41", Account, Upsert, Update, ""),
         ("A42", Visit, Upsert, Update, ""),
-        ("A43", Person, Upsert, None, ""),
-        ("A44", Account, Upsert, None, ""),
-        ("A45", Visit, Upsert, Update, ""),
-        ("A46", Person, Upsert, None, ""),
-        ("A47", Person, Upsert, None, ""),
-        ("A48", Person, Upsert, None, ""),
-        ("A49", Account, Upsert, None, ""),
-        ("A50", Visit, Upsert, Update, ""),
-        ("A51", Visit, Upsert, Update, ""),
+        // A move is taken back by the same move the other way round.
+        ("A43", Person, Upsert, None, "A43"),
+        ("A44", Account, Upsert, None, "A44"),
+        ("A45", Visit, Upsert, Update, "A45"),
+        ("A46", Person, Upsert, None, "A46"),
+        // So is a change of a number.
+        ("A47", Person, Upsert, None, "A47"),
+        ("A48", Person, Upsert, None, "A48"),
+        ("A49", Account, Upsert, None, "A49"),
+        ("A50", Visit, Upsert, Update, "A50"),
+        ("A51", Visit, Upsert, Update, "A51"),
         ("A52", Visit, Upsert, Status("in-progress", OVER), "A21"),
         ("A53", Visit, Upsert, Status("onleave", OVER), "A22"),
         ("A54", Visit, Upsert, Update, "A55"),
@@ -151,6 +153,26 @@ const ADT: &[Row] = {
         ("A62", Visit, Upsert, Update, "A61"),
     ]
 };
+
+/// What a move takes to another patient (§3.3.43 to §3.3.45).
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum MoveOf {
+    /// Numbers of a person, with all that came under them.
+    Numbers,
+    /// An account, with its visits and what belongs to those.
+    Account,
+    /// A visit and what belongs to it.
+    Visit,
+}
+
+pub fn moves(code: &str, trigger: &str) -> Option<MoveOf> {
+    match (code, trigger) {
+        ("ADT", "A43") => Some(MoveOf::Numbers),
+        ("ADT", "A44") => Some(MoveOf::Account),
+        ("ADT", "A45") => Some(MoveOf::Visit),
+        _ => None,
+    }
+}
 
 /// Types of message other than ADT: they make a patient and a visit known and change neither.
 const OTHERS: &[&str] = &["ORM", "OML", "OMG", "MDM", "VXU", "SIU", "DFT", "RDE", "RDS", "RAS", "REF", "PPR"];

@@ -31,6 +31,9 @@ impl<'m> Builder<'m> {
             }
             "MRG[Patient]" => self.merged(segment, unit, fates),
             "MRG[Account]" | "MRG[Encounter]" => self.ended(segment, unit, fates),
+            "DG1[Condition]" | "IAM[AllergyIntolerance]" => {
+                super::lists::in_force_again(segment, &mut self.units[unit].draft);
+            }
             "PV1[Encounter]" => self.visit(segment, unit),
             "OBX[Observation]" => self.observation(segment, unit, fates),
             "OBX[DocumentReference]" => self.document_part(segment, unit),
@@ -43,8 +46,13 @@ impl<'m> Builder<'m> {
 
     fn person(&mut self, segment: Segment<'m>, unit: usize, fates: &mut [Option<Fate>]) {
         self.addresses(segment, unit, fates);
-        if self.effect.patient == PatientEffect::Inactivate {
-            self.units[unit].draft.set("active", false);
+        match self.effect.patient {
+            PatientEffect::Inactivate => self.units[unit].draft.set("active", false),
+            // Added again after it was taken out.
+            _ if self.event.code == "ADT" && self.event.trigger == "A28" => {
+                self.units[unit].draft.push("active", Change::Remove);
+            }
+            _ => {}
         }
         let field = segment.field(18);
         if !field.is_absent() && fates[18].is_none() {
@@ -127,8 +135,8 @@ impl<'m> Builder<'m> {
         if !names.is_empty() {
             draft.push("name", Change::Default(Value::Array(names)));
         }
-        draft.set("active", false);
-        append(draft, "link", json!({"other": (resource_reference(survivor_n)), "type": "replaced-by"}));
+        let link = json!({"other": (resource_reference(survivor_n)), "type": "replaced-by"});
+        draft.push("link", Change::EndInto(link));
         let loser = json!({"other": (resource_reference(own_n)), "type": "replaces"});
         append(&mut self.units[survivor].draft, "link", loser);
         for (n, target) in [(1, "Patient.identifier"), (4, "Patient.identifier"), (7, "Patient.name")] {

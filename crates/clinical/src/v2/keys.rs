@@ -7,6 +7,7 @@ use hl7v2::{Element, Segment};
 use super::Key;
 use super::build::{Builder, Making};
 use super::convert::{Fault, fault, leaf, whole};
+use super::events::MoveOf;
 use super::resources::segment_of;
 use super::vocabulary::NOT_PERSON_NUMBERS;
 
@@ -84,24 +85,40 @@ impl<'m> Builder<'m> {
         numbers
     }
 
-    /// PV1-19, else the account, else the time of admission.
+    /// PV1-19, else the alternate number, else the account, else the time of admission.
     pub(super) fn visit_key(&self, segment: Segment<'m>, pid: Segment<'m>, patient: u32) -> Result<Key, Fault> {
         let account = || self.stay_number(pid, 18, "AN");
-        if let Some(number) = self.stay_number(segment, 19, "VN").or_else(account) {
+        let alternate = || self.stay_number(segment, 50, "");
+        if let Some(number) = self.stay_number(segment, 19, "VN").or_else(alternate).or_else(account) {
             return Ok(Key::Identifiers(vec![number]));
         }
         match leaf(segment.field(44)) {
             Some(admitted) => Ok(Key::Within { unit: patient, natural: format!("visit|{admitted}") }),
             None => Err(fault(
                 "visit-unidentified",
-                "the visit has no number: PV1-19, PID-18 and PV1-44 are empty, so no later message could reach it",
+                "the visit has no number: PV1-19, PV1-50, PID-18 and PV1-44 are empty, so no later message could reach it",
             )),
         }
     }
 
     /// The number of a visit or an account, a CX.
-    fn stay_number(&self, segment: Segment<'m>, field: usize, kind: &str) -> Option<Number> {
+    pub(super) fn stay_number(&self, segment: Segment<'m>, field: usize, kind: &str) -> Option<Number> {
         pair(&self.context.identifier(segment.field(field).repetition(1), kind)?)
+    }
+
+    /// Numbers of MRG that the event gives up for new ones (A46 to A51) or moves under a new one (A44, A45): what has the
+    /// new one is still found by the old.
+    pub(super) fn old_numbers(&self, rtype: &str) -> Vec<Number> {
+        let Some(mrg) = self.message.segment("MRG").filter(|_| self.event.code == "ADT") else { return Vec::new() };
+        match (self.event.trigger.as_str(), rtype) {
+            ("A46" | "A47" | "A48", "Patient") => self.person_numbers(mrg, &[1, 4]),
+            ("A44" | "A49", "Account") => self.stay_number(mrg, 3, "AN").into_iter().collect(),
+            ("A45" | "A50" | "A51", "Encounter") => {
+                let both = [self.stay_number(mrg, 5, "VN"), self.stay_number(mrg, 6, "")];
+                both.into_iter().flatten().collect()
+            }
+            _ => Vec::new(),
+        }
     }
 
     /// What the unit is found by.
@@ -211,18 +228,18 @@ impl<'m> Seeker<'_, 'm> {
         places.into_iter().find_map(|(id, n, role)| pair(&self.builder.context.order_number(self.field(id, n)?, role)?))
     }
 
-    /// MRG, where the event is one of these that change a number: what has the new one is still found by the old.
-    fn before(&self, triggers: &[&str]) -> Option<Segment<'m>> {
-        let changes = triggers.contains(&self.builder.event.trigger.as_str());
-        if changes { self.builder.message.segment("MRG") } else { None }
-    }
-
     fn patient(&self) -> Key {
         if self.first.id() == "MRG" {
             return numbers(self.builder.person_numbers(self.first, &[1, 4]));
         }
-        let old = self.before(&["A46", "A47", "A48"]).map(|mrg| self.builder.person_numbers(mrg, &[1, 4]));
-        numbers(self.builder.person_numbers(self.first, &[3, 2]).into_iter().chain(old.unwrap_or_default()))
+        let mut own = self.builder.person_numbers(self.first, &[3, 2]);
+        // A number on the move still leads to whom it is moved from.
+        if let Some(mv) = self.builder.moves.iter().find(|mv| mv.to == self.unit.n && mv.what == MoveOf::Numbers)
+            && own.iter().any(|number| !mv.numbers.contains(number))
+        {
+            own.retain(|number| !mv.numbers.contains(number));
+        }
+        numbers(own.into_iter().chain(self.builder.old_numbers("Patient")))
     }
 
     fn encounter(&self) -> Key {
@@ -232,10 +249,7 @@ impl<'m> Seeker<'_, 'm> {
         let pid = self.unit.patient.map(|patient| self.builder.units[patient].segments[0]);
         let Some((pid, patient)) = pid.zip(self.patient) else { return Key::Identifiers(Vec::new()) };
         match self.builder.visit_key(self.first, pid, patient) {
-            Ok(Key::Identifiers(own)) => {
-                let old = self.before(&["A50", "A51"]).and_then(|mrg| self.builder.stay_number(mrg, 5, "VN"));
-                numbers(own.into_iter().chain(old))
-            }
+            Ok(Key::Identifiers(own)) => numbers(own.into_iter().chain(self.builder.old_numbers("Encounter"))),
             Ok(key) => key,
             Err(_) => Key::Identifiers(Vec::new()),
         }
@@ -243,8 +257,8 @@ impl<'m> Seeker<'_, 'm> {
 
     fn account(&self) -> Key {
         let field = if self.first.id() == "MRG" { 3 } else { 18 };
-        let old = self.before(&["A49"]).and_then(|mrg| self.builder.stay_number(mrg, 3, "AN"));
-        numbers(self.builder.stay_number(self.first, field, "AN").into_iter().chain(old))
+        let own = self.builder.stay_number(self.first, field, "AN");
+        numbers(own.into_iter().chain(self.builder.old_numbers("Account")))
     }
 
     /// Filler number, else placer number, with the service; else patient, service and time. A report with none of these

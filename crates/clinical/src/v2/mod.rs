@@ -6,6 +6,7 @@
 //!                     │                                  rows.rs    fields to elements · tables.rs, convert.rs  data types
 //!                     │                                  resources.rs, keys.rs  what they need, and are found by
 //!                     │                                  hooks.rs, events.rs    results, merges, what an event does
+//!                     │                                  moves.rs, lists.rs     what goes to another patient, what lists name
 //!   refiner: find or mint an id by each unit's Key       value.rs  OBX-5 · vocabulary.rs, ucum.rs  codes and units
 //!                     ↓
 //!           Draft::apply(current, ids) → the next version    draft.rs
@@ -21,6 +22,8 @@ mod events;
 mod hooks;
 mod keys;
 mod lint;
+mod lists;
+mod moves;
 mod plan;
 mod resources;
 mod rows;
@@ -30,6 +33,8 @@ mod ucum;
 mod value;
 mod vocabulary;
 
+#[cfg(test)]
+mod event_tests;
 #[cfg(test)]
 mod samples;
 #[cfg(test)]
@@ -43,10 +48,12 @@ use hl7v2::time::Offset;
 
 pub use account::{Covered, Totals, coverage, coverage_table, preview};
 pub use convert::system;
-pub use draft::{ApplyError, Change, Draft, Field, Policy, resource_reference};
-pub use events::has_map;
+pub use draft::{ApplyError, Change, Draft, Field, Policy, add_items, resource_reference};
+pub use events::{MoveOf, has_map};
 pub use keys::Named;
 pub use lint::{Finding, Level, lint};
+pub use lists::{Listing, ended, listed_segments, stands};
+pub use moves::Move;
 
 /// What the source's configuration says about how it speaks.
 #[derive(Debug, Clone)]
@@ -86,6 +93,10 @@ pub struct Mapped {
     pub units: Vec<Unit>,
     /// Whom PID and MRG name, used or not.
     pub named: Vec<Named>,
+    /// What goes to another patient, each after the unit of that patient was applied.
+    pub moves: Vec<Move>,
+    /// What it states as lists.
+    pub lists: Vec<Listing>,
     /// One for each valued field, in the order of the message.
     pub fates: Vec<FieldFate>,
     pub problems: Vec<Problem>,

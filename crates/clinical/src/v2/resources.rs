@@ -92,6 +92,9 @@ impl<'m> Builder<'m> {
         if !begins(rtype, segment.id()) {
             return Err(Refusal::Kept("what it belongs to is not mapped in this message"));
         }
+        if super::lists::says_none(segment) {
+            return Err(Refusal::Kept("the list is said to be empty"));
+        }
         match (rtype, segment.id()) {
             ("Patient", "MRG") => self.admit_merge(segment),
             ("Patient", _) if self.person_numbers(segment, &[3, 2]).is_empty() => {
@@ -103,8 +106,11 @@ impl<'m> Builder<'m> {
             ("ServiceRequest", _) if patient.is_none() && self.effect.subject == Subject::Result => {
                 Err(Refusal::Kept("a result without a usable patient makes no order known"))
             }
-            ("Account", "MRG") if !matches!(self.event.trigger.as_str(), "A35" | "A41") => {
+            ("Account", "MRG") if !matches!(self.event.trigger.as_str(), "A35" | "A36" | "A41") => {
                 Err(Refusal::Kept("the event merges no account"))
+            }
+            ("Account", "MRG") if self.event.trigger == "A36" && !segment.field(3).is_value() => {
+                Err(Refusal::Kept("the merge names no account"))
             }
             ("Account", "MRG") if !segment.field(3).is_value() => {
                 aside(3, fault("merge-without-loser", "a merge that does not say which account ends: MRG-3 is empty"))
@@ -137,7 +143,7 @@ impl<'m> Builder<'m> {
             Ok(_) => Ok(()),
             // Beside results PV1 is a courtesy: without a number there is nothing to create.
             Err(_) if self.effect.visit == VisitEffect::CreateOnly => {
-                Err(Refusal::Kept("it names no visit: PV1-19, PID-18 and PV1-44 are empty"))
+                Err(Refusal::Kept("it names no visit: PV1-19, PV1-50, PID-18 and PV1-44 are empty"))
             }
             Err(fault) => Err(Refusal::SetAside(19, fault, false)),
         }
@@ -196,13 +202,22 @@ impl<'m> Builder<'m> {
             other => other,
         };
         if let Key::Identifiers(numbers) = &key {
+            let old = if self.units[at].segments[0].id() == "MRG" {
+                Vec::new()
+            } else {
+                self.old_numbers(self.units[at].rtype)
+            };
             let draft = &mut self.units[at].draft;
             // What it is found by it carries, whether a field says so or not.
-            let missing: Vec<Value> = numbers
-                .iter()
-                .filter(|number| !carries(draft, number))
-                .map(|(system, value)| json!({"use": "secondary", "system": (system.as_str()), "value": (value.as_str())}))
-                .collect();
+            let item = |of: &str, (system, value): &(String, String)| json!({"use": of, "system": (system.as_str()), "value": (value.as_str())});
+            let missing = numbers.iter().filter(|number| !carries(draft, number));
+            let missing: Vec<Value> =
+                missing.map(|n| item(if old.contains(n) { "old" } else { "secondary" }, n)).collect();
+            if !old.is_empty() {
+                // A number that comes back is old no more.
+                let back = numbers.iter().filter(|number| !old.contains(number)).map(|n| item("old", n)).collect();
+                draft.push("identifier", Change::Take(back));
+            }
             if !missing.is_empty() {
                 draft.push("identifier", Change::Add(missing));
             }
@@ -316,12 +331,26 @@ fn demanded(rtype: &str) -> Vec<(&'static str, Value)> {
     }
 }
 
+const ALLERGY_VERIFICATION: &str = "http://terminology.hl7.org/CodeSystem/allergyintolerance-verification";
+
 /// A reaction needs its manifestation (R4 AllergyIntolerance); an allergy in error has no clinical status (ait-2).
 fn allergy(draft: &mut Draft) {
     let unknown = json!([{"extension": [{
         "url": "http://hl7.org/fhir/StructureDefinition/data-absent-reason", "valueCode": "unknown"
     }]}]);
     let mut in_error = false;
+    // How sure it is by a code that FHIR does not have: beside the allergy, which must not wait for it.
+    let unknown_status = |field: &Field| {
+        let Change::Set(value) = &field.change else { return None };
+        let codings = value.get("coding").map(Value::items).unwrap_or_default();
+        let known = codings.iter().any(|c| c.get("system").and_then(Value::as_str) == Some(ALLERGY_VERIFICATION));
+        (field.path == "verificationStatus" && !known).then(|| value.clone())
+    };
+    if let Some(status) = draft.fields.iter().find_map(unknown_status) {
+        draft.fields.retain(|field| unknown_status(field).is_none());
+        let item = json!({"url": "urn:wardmesh:hl7v2:IAM-17", "valueCodeableConcept": status});
+        draft.push("extension", Change::Items { field: "IAM-17".into(), values: vec![item] });
+    }
     for field in &mut draft.fields {
         if let Change::Items { values, .. } = &mut field.change {
             if field.path == "reaction" {
@@ -398,7 +427,10 @@ pub(super) fn finish(builder: &mut Builder<'_>) -> Vec<Unit> {
             *unit = *first;
         }
         let making = &mut builder.units[at];
-        let draft = std::mem::replace(&mut making.draft, Draft::new(making.rtype, Policy::CreateOnly));
+        let mut draft = std::mem::replace(&mut making.draft, Draft::new(making.rtype, Policy::CreateOnly));
+        if super::lists::is_unchanged(making.segments[0]) {
+            draft.policy = Policy::CreateOnly;
+        }
         let names: Vec<Name> = match &key {
             Key::Identifiers(numbers) => {
                 numbers.iter().map(|(s, v)| (making.rtype, None, s.clone(), v.clone())).collect()

@@ -28,11 +28,11 @@ pub(crate) fn mapped_message(message: &Message<'_>) -> Mapped {
     map(message, &sender, &Limits::default())
 }
 
-fn mapped(text: &str) -> Mapped {
+pub(super) fn mapped(text: &str) -> Mapped {
     mapped_message(&parsed(text))
 }
 
-fn adt(trigger: &str, rest: &str) -> String {
+pub(super) fn adt(trigger: &str, rest: &str) -> String {
     format!("MSH|^~\\&|APP|FAC|||20260101120000||ADT^{trigger}|C1|P|2.5.1\rEVN||20260102083000\r{rest}")
 }
 
@@ -45,12 +45,12 @@ fn oru(rest: &str) -> String {
 
 /// A small silver: resources by id, found by identifier. Messages are applied as the refiner does.
 #[derive(Default)]
-struct Silver {
-    resources: Vec<(String, Value)>,
+pub(super) struct Silver {
+    pub(super) resources: Vec<(String, Value)>,
 }
 
 impl Silver {
-    fn find(&self, rtype: &str, system: &str, value: &str) -> Option<String> {
+    pub(super) fn find(&self, rtype: &str, system: &str, value: &str) -> Option<String> {
         let has = |resource: &Value| {
             let text = |i: &Value, name| i.get(name).and_then(Value::as_str).map(str::to_owned);
             resource.get("resourceType").and_then(Value::as_str) == Some(rtype)
@@ -63,7 +63,7 @@ impl Silver {
         self.resources.iter().find(|(_, r)| has(r)).map(|(id, _)| id.clone())
     }
 
-    fn take(&mut self, text: &str) -> Mapped {
+    pub(super) fn take(&mut self, text: &str) -> Mapped {
         let mapped = mapped(text);
         self.apply(&mapped);
         mapped
@@ -96,13 +96,13 @@ impl Silver {
         }
     }
 
-    fn all(&self, rtype: &str) -> Vec<&Value> {
+    pub(super) fn all(&self, rtype: &str) -> Vec<&Value> {
         let is = |v: &&Value| v.get("resourceType").and_then(Value::as_str) == Some(rtype);
         self.resources.iter().map(|(_, v)| v).filter(is).collect()
     }
 
     /// The text at `Patient.name.0.family`, `Observation[1].status`; numbers as their digits, objects as JSON.
-    fn get(&self, path: &str) -> Option<String> {
+    pub(super) fn get(&self, path: &str) -> Option<String> {
         let (head, rest) = path.split_once('.').unwrap();
         let (rtype, nth) = match head.split_once('[') {
             Some((rtype, n)) => (rtype, n.trim_end_matches(']').parse().unwrap()),
@@ -115,13 +115,13 @@ impl Silver {
 }
 
 #[track_caller]
-fn check(silver: &Silver, expected: &[(&str, Option<&str>)]) {
+pub(super) fn check(silver: &Silver, expected: &[(&str, Option<&str>)]) {
     for (path, value) in expected {
         assert_eq!(silver.get(path).as_deref(), *value, "{path}");
     }
 }
 
-fn codes(mapped: &Mapped) -> Vec<(&str, &str)> {
+pub(super) fn codes(mapped: &Mapped) -> Vec<(&str, &str)> {
     mapped.problems.iter().map(|p| (p.place.as_str(), p.code)).collect()
 }
 
@@ -286,13 +286,13 @@ fn a_merge_keeps_the_loser_inactive_and_linked() {
 }
 
 /// An event of ADT at a time of day on 2 January 2026.
-fn at(trigger: &str, time: &str, rest: &str) -> String {
+pub(super) fn at(trigger: &str, time: &str, rest: &str) -> String {
     format!("MSH|^~\\&|APP|FAC|||20260103||ADT^{trigger}|C1|P|2.5.1\rEVN||20260102{time}\r{rest}")
 }
 
 const VISIT: &str = "PV1|1|I|||||||||||||||||V1\r";
 
-fn jane(rest: &str) -> String {
+pub(super) fn jane(rest: &str) -> String {
     format!("PID|1||42^^^GENHOSP^MR||DOE^JANE\r{rest}")
 }
 
@@ -391,7 +391,7 @@ fn merges_and_links_are_taken_back() {
 }
 
 /// Without the times of what was said.
-fn content_of(resource: &Value) -> String {
+pub(super) fn content_of(resource: &Value) -> String {
     let mut resource = resource.clone();
     if let Some(object) = resource.as_object_mut() {
         object.remove("meta");

@@ -307,7 +307,8 @@ fn pointer(field: Element<'_>) -> Observed {
     let place = part(1);
     let mut content = json!({"contentType": (media_type(&part(3), &part(4)))});
     if let Some(object) = content.as_object_mut() {
-        object.push(if place.contains("://") { "url" } else { "title" }, place);
+        let is_url = place.contains("://") && !place.contains(char::is_whitespace);
+        object.push(if is_url { "url" } else { "title" }, place);
     }
     observed("extension", attachment(content))
 }

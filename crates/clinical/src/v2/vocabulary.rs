@@ -179,7 +179,7 @@ pub fn coding_system(name: &str) -> String {
     if table.len() == 4 && table.bytes().all(|b| b.is_ascii_digit()) {
         return format!("http://terminology.hl7.org/CodeSystem/v2-{table}");
     }
-    if name.contains(':') && !name.contains(' ') {
+    if name.contains(':') && !name.contains(char::is_whitespace) {
         return name.to_owned();
     }
     format!("urn:wardmesh:codes:{}", super::convert::percent(name))

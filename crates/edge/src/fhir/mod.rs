@@ -7,6 +7,7 @@ mod audit_event;
 mod capability;
 mod error;
 mod mask;
+mod merged;
 mod read;
 mod search;
 mod subset;

@@ -70,7 +70,7 @@ async fn search(
     {
         pairs = open_link(doors, &bound, link)?;
     }
-    let query = fhir::search::parse_query(rtype, &pairs, &doors.limits, lenient).map_err(|issue| FhirError {
+    let mut query = fhir::search::parse_query(rtype, &pairs, &doors.limits, lenient).map_err(|issue| FhirError {
         status: StatusCode::BAD_REQUEST,
         issues: vec![issue],
         retry_after_s: None,
@@ -78,7 +78,9 @@ async fn search(
     subset::check(&query)?;
     let permit = permit_to_read(doors, call, Action::Search, domain, rtype).await?;
     refuse_masked_criteria(&query, &permit.grant().masks)?;
-    let page = doors.silver.search(&permit, domain, &query).await?;
+    let asked = super::merged::widen(doors, &permit, domain, &mut query);
+    let mut page = doors.silver.search(&permit, domain, &query).await?;
+    super::merged::add_survivors(doors, &permit, domain, &mut page).await?;
     let links = links(doors, &bound, domain, rtype, &query, &pairs, &page)?;
     let bundle = bundle(doors, &permit, domain, links, &query, &page)?;
     let hash = doors.gate.query_hash(pairs_text(&pairs).as_bytes());
@@ -87,7 +89,7 @@ async fn search(
         .what(format!("search {rtype}"))
         .query(hash)
         .rows((page.resources.len() + page.included.len()) as u64)
-        .patients(domain, shown.map(|resource| resource.patient.0));
+        .patients(domain, shown.map(|resource| resource.patient.0).chain(asked));
     let held = Held::under(&permit, Draft::new(StatusCode::OK, FHIR_JSON, fhir::json::to_vec(&bundle)));
     let release = doors.gate.release(&call.caller, access).await?;
     Outgoing::data(held, release).map_err(|_| FhirError::unavailable("the answer could not be released"))

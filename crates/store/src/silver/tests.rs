@@ -143,6 +143,7 @@ pub(crate) fn batch(from: u64, upto: u64, versions: Vec<NewVersion>) -> Batch {
         counts: vec![],
         entries: vec![],
         unmapped: vec![],
+        lists: vec![],
     }
 }
 

@@ -72,6 +72,9 @@ pub struct Batch {
     pub entries: Vec<super::entries::Entered>,
     /// Fields without a map by source and place (`PV1-18`), added to those known.
     pub unmapped: Vec<(SourceName, String, u64)>,
+    /// Lists that a source sends whole, by a name of the consumer's, and of when the newest is; what is older than what
+    /// stands changes nothing.
+    pub lists: Vec<(String, Timestamp)>,
 }
 
 /// The answer to a FHIR write. Sealed at rest.

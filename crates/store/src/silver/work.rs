@@ -61,6 +61,7 @@ impl Silver {
         }
         labelled.insert(tx).await?;
         insert_set_aside(tx, batch).await?;
+        self.insert_lists(tx, batch).await?;
         for (index, unit) in &batch.resolved {
             sqlx::query("UPDATE set_aside SET resolved = 1 WHERE domain = $1 AND position = $2 AND unit = $3")
                 .bind(batch.domain.as_str())
@@ -82,6 +83,31 @@ impl Silver {
             .await?;
         }
         Ok(())
+    }
+
+    async fn insert_lists(&self, tx: &mut AnyConnection, batch: &Batch) -> Result<(), StoreError> {
+        for (list, at) in &batch.lists {
+            sqlx::query(
+                "INSERT INTO list_clock (domain, list, at) VALUES ($1, $2, $3) ON CONFLICT (domain, list) DO UPDATE SET \
+                 at = excluded.at WHERE excluded.at > list_clock.at",
+            )
+            .bind(batch.domain.as_str())
+            .bind(self.0.secrets.token(&batch.domain, "list", list).to_vec())
+            .bind(at.ms())
+            .execute(&mut *tx)
+            .await?;
+        }
+        Ok(())
+    }
+
+    /// Of when the newest statement of a list is that came so far.
+    pub async fn list_clock(&self, domain: &DomainName, list: &str) -> Result<Option<Timestamp>, StoreError> {
+        let row = sqlx::query_as::<_, (i64,)>("SELECT at FROM list_clock WHERE domain = $1 AND list = $2")
+            .bind(domain.as_str())
+            .bind(self.0.secrets.token(domain, "list", list).to_vec())
+            .fetch_optional(self.0.catalog.db.readers())
+            .await?;
+        Ok(row.map(|(at,)| Timestamp(at)))
     }
 
     async fn insert_seen(&self, tx: &mut AnyConnection, batch: &Batch) -> Result<(), StoreError> {

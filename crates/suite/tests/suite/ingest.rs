@@ -92,7 +92,7 @@ fn references_are_local(rtype: &str, value: &Value) {
 /// Ten domains with a source for each processing mode; the files contradict each other, so each domain takes seven.
 const DOMAINS: usize = 10;
 
-fn mesh_for_files() -> tempfile::TempDir {
+pub fn mesh_for_files() -> tempfile::TempDir {
     let folder = mesh_folder();
     for n in 0..DOMAINS {
         let mut text = format!("name = \"files-{n}\"\nowner = \"Interface team\"\nsteward = \"eng-ehr\"\n");
@@ -104,6 +104,36 @@ fn mesh_for_files() -> tempfile::TempDir {
         append(folder.path(), &format!("domains/files-{n}/domain.toml"), &text);
     }
     folder
+}
+
+/// Takes every file of a folder in, into the domain and as the source that [`mesh_for_files`] has for it; how many.
+pub async fn send_files(mesh: &Mesh, folder: Option<PathBuf>) -> usize {
+    let files = folder.map(|folder| files(&folder)).unwrap_or_default();
+    let mut by_source: BTreeMap<(String, String), Vec<String>> = BTreeMap::new();
+    for (n, file) in files.iter().enumerate() {
+        let bytes = std::fs::read(file).expect("a file");
+        let message = hl7v2::parse(&bytes, &base::Limits::default()).expect("a message");
+        let (domain, source) = place_of(n, &message.processing_id());
+        by_source.entry((domain, source)).or_default().push(file.display().to_string());
+    }
+    for ((domain, source), paths) in by_source {
+        let mut arguments = vec!["--json", "ingest", "--domain", &domain, "--source", &source];
+        arguments.extend(paths.iter().map(String::as_str));
+        let output = ward(mesh.path(), &arguments).await;
+        let tally: Value = serde_json::from_slice(&output.stdout).expect("JSON");
+        assert_eq!(tally["accepted"], paths.len(), "{source}: {tally}");
+    }
+    files.len()
+}
+
+/// Domain and source of the n-th file, by its processing mode.
+fn place_of(n: usize, mode: &str) -> (String, String) {
+    let mode = match mode {
+        "T" => "training",
+        "D" => "debugging",
+        _ => "production",
+    };
+    (format!("files-{}", n % DOMAINS), format!("f{}-{mode}", n % DOMAINS))
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -118,13 +148,7 @@ async fn ingest_hl7_files_are_in_silver_or_set_aside_with_a_reason() {
         let name = file.file_name().expect("a name").to_string_lossy().into_owned();
         let bytes = std::fs::read(file).expect("a file");
         let message = hl7v2::parse(&bytes, &limits).unwrap_or_else(|fault| panic!("{name}: {fault}"));
-        let mode = match message.processing_id().as_str() {
-            "T" => "training",
-            "D" => "debugging",
-            _ => "production",
-        };
-        let domain = format!("files-{}", n % DOMAINS);
-        let source = format!("f{}-{mode}", n % DOMAINS);
+        let (domain, source) = place_of(n, message.processing_id().as_str());
         let path = file.display().to_string();
         let output = ward(mesh.path(), &["--json", "ingest", "--domain", &domain, "--source", &source, &path]).await;
         let tally: Value = serde_json::from_slice(&output.stdout)

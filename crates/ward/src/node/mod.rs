@@ -115,7 +115,7 @@ pub async fn build(config: Config, around: Surroundings) -> Result<Node, StartEr
     let products = crate::products::open(&ground).await?;
     let estate: Arc<dyn comply::Estate> = Arc::new(estate::NodeEstate {
         refiners: refiners.clone(),
-        patients,
+        patients: patients.clone(),
         silver: ground.silver.clone(),
         vault: ground.vault.clone(),
         gate: gate.clone(),
@@ -186,6 +186,7 @@ pub async fn build(config: Config, around: Surroundings) -> Result<Node, StartEr
     let doors = Arc::new(Doors {
         gate: gate.clone(),
         silver: ground.silver,
+        patients,
         domains,
         registry: products.registry,
         snapshots: products.snapshots,

@@ -432,4 +432,11 @@ mod tests {
             assert!(Condition::parse(text).is_err(), "{text}");
         }
     }
+
+    proptest::proptest! {
+        #[test]
+        fn any_text_is_read_or_refused(text in "(IF|AND|OR|NOT|VALUED|IN|EQUALS|IS|COUNT|LENGTH|[(),=><\"]|[A-Z0-9]{2,3}[-.][0-9.]{0,4}| |.){0,30}") {
+            let _ = Condition::parse(&text);
+        }
+    }
 }
