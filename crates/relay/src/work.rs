@@ -325,8 +325,10 @@ impl Worker {
             Ok(bytes) => bytes,
             Err(left) => return Ok(Fate::Dead { code: "identifying".into(), reason: left.to_string() }),
         };
-        let control_id =
-            hl7v2::parse(&bytes, &self.parts.limits).map(|message| message.control_id()).unwrap_or_default();
+        let Ok(control_id) = hl7v2::parse(&bytes, &self.parts.limits).map(|message| message.control_id()) else {
+            let reason = "with the route's changes it is no message any more: see how its header came in";
+            return Ok(Fate::Dead { code: "malformed".into(), reason: reason.into() });
+        };
         let mut destination = self.destination.lock().await;
         // Somebody is there: only now it is said to have left.
         destination.ready().await?;

@@ -1,89 +1,50 @@
-//! How long an epoch turn takes over many scope keys in SQLite: `cargo run --release --example rewrap_bench -- [DIR] [SCOPES]`.
-//! The keys are made by a vault as it makes them, one a patient, and put into the table many at a time. Then the epoch
-//! turns: every key is unwrapped, wrapped under the new epoch, stored durably, and the old epoch's key is destroyed.
+//! How long an epoch turn takes over many scope keys in SQLite: `cargo run --release -p store --example rewrap_bench --
+//! [DIR] [SCOPES]`. The keys are made by a vault, one a patient. Then the epoch turns: every key is unwrapped, wrapped
+//! under the new epoch and stored durably, and the old epoch's key is destroyed. The folder is removed at the end.
 
+use std::collections::HashMap;
 use std::io::Write as _;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Instant;
 
-use async_trait::async_trait;
 use base::{DomainName, Ordinal, SystemClock, SystemEntropy, Timestamp};
-use parking_lot::Mutex;
 use store::SqlKeyTable;
-use vault::{
-    FileRoot, FileRootKeys, Holder, KeyTable, ObjectId, RetentionClass, RootSecret, Scope, ScopeChange, ScopeId,
-    ScopePage, ScopeQuery, ScopeRow, Slot, Vault, VaultError,
-};
+use vault::{FileRoot, FileRootKeys, Holder, RetentionClass, RootSecret, Scope, Vault};
 
 type Failure = Box<dyn std::error::Error + Send + Sync>;
 
-/// Keeps the scopes that a vault makes, and nothing else.
-#[derive(Default)]
-struct Made(Mutex<Vec<ScopeRow>>);
-
-#[async_trait]
-impl KeyTable for Made {
-    async fn get_slots(&self, objects: &[ObjectId]) -> Result<Vec<Option<Slot>>, VaultError> {
-        Ok(vec![None; objects.len()])
-    }
-
-    async fn put_slots(&self, _: &[Slot]) -> Result<(), VaultError> {
-        Ok(())
-    }
-
-    async fn delete_slots(&self, _: &[ObjectId]) -> Result<(), VaultError> {
-        Ok(())
-    }
-
-    async fn find_scopes(&self, _: &ScopeQuery, _: Option<&[u8]>, _: usize) -> Result<ScopePage, VaultError> {
-        Ok(ScopePage::default())
-    }
-
-    async fn insert_scope(&self, row: &ScopeRow) -> Result<ScopeRow, VaultError> {
-        self.0.lock().push(row.clone());
-        Ok(row.clone())
-    }
-
-    async fn change_scopes(&self, _: &[ScopeChange]) -> Result<(), VaultError> {
-        Ok(())
-    }
-
-    async fn destroy_scope(&self, _: ScopeId) -> Result<(), VaultError> {
-        Ok(())
-    }
-}
+/// Scopes made in one durable step.
+const STEP: u32 = 10_000;
 
 async fn measure(folder: &Path, scopes: u32) -> Result<(), Failure> {
     let path = folder.join("machine.key");
     FileRootKeys::create_machine_key(&path, &SystemEntropy)?;
-    let root = FileRoot {
-        folder: folder.join("keys"),
-        data_folder: folder.join("data"),
-        secret: RootSecret::MachineKey { path },
-    };
-    std::fs::create_dir_all(folder.join("data"))?;
+    let (keys, data_folder) = (folder.join("keys"), folder.join("data"));
+    let root = FileRoot { folder: keys, data_folder, secret: RootSecret::MachineKey { path } };
+    std::fs::create_dir_all(&root.data_folder)?;
     let (clock, entropy) = (Arc::new(SystemClock), Arc::new(SystemEntropy));
     let keys = Arc::new(FileRootKeys::init(&root, entropy.clone(), Timestamp(1))?);
+    let file = root.data_folder.join("keys.db");
+    let table = Arc::new(SqlKeyTable::open(&format!("sqlite:{}", file.display())).await?);
+    let vault = Vault::open(keys, table.clone(), clock, entropy).await?;
+    let mut out = std::io::stdout();
 
     let begun = Instant::now();
-    let made = Arc::new(Made::default());
-    let maker = Vault::open(keys.clone(), made.clone(), clock.clone(), entropy.clone()).await?;
     let (domain, retention) = (DomainName::parse("ehr")?, RetentionClass::parse("clinical-6y")?);
-    for n in 0..scopes {
-        let holder = Holder::Record(Ordinal(n + 1));
-        maker.scope(&Scope { domain: domain.clone(), holder, retention: retention.clone(), year: 2026 }).await?;
+    let scope = |n| Scope {
+        domain: domain.clone(),
+        holder: Holder::Record(Ordinal(n + 1)),
+        retention: retention.clone(),
+        year: 2026,
+    };
+    for from in (0..scopes).step_by(STEP as usize) {
+        let step: HashMap<Scope, Vec<_>> = (from..(from + STEP).min(scopes)).map(|n| (scope(n), Vec::new())).collect();
+        vault.rewrap_each(&step).await?;
     }
-    let file = folder.join("data/keys.db");
-    let table = Arc::new(SqlKeyTable::open(&format!("sqlite:{}", file.display())).await?);
-    let rows = std::mem::take(&mut *made.0.lock());
-    table.insert_scopes(&rows).await?;
-    let mut out = std::io::stdout();
-    let bytes = std::fs::metadata(&file)?.len() >> 20;
-    writeln!(out, "{} scope keys made and stored in {:.1} s: {bytes} MiB", rows.len(), begun.elapsed().as_secs_f64())?;
-    drop((maker, rows));
+    let (took, mib) = (begun.elapsed().as_secs_f64(), std::fs::metadata(&file)?.len() >> 20);
+    writeln!(out, "{scopes} scope keys made and stored in {took:.1} s: {mib} MiB")?;
 
-    let vault = Vault::open(keys, table.clone(), clock, entropy).await?;
     let begun = Instant::now();
     let turn = vault.turn_epoch().await?;
     let took = begun.elapsed().as_secs_f64();

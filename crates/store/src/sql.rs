@@ -208,23 +208,30 @@ async fn settle(options: &AnyConnectOptions, file: &Path) -> Result<(), StoreErr
         Err(error) => return Err(io(error)),
     }
     let mut alone = AnyConnection::connect_with(options).await?;
-    alone.execute("PRAGMA busy_timeout = 0").await?;
-    alone.execute("PRAGMA synchronous = FULL").await?;
-    alone.execute("PRAGMA locking_mode = EXCLUSIVE").await?;
-    // The first read takes the lock, which holds until this connection ends.
-    let is_alone = match alone.execute("SELECT 1 FROM sqlite_schema").await {
-        Ok(_) => true,
+    let is_alone = match take(&mut alone).await {
+        Ok(()) => true,
         Err(error) if is_busy(&error) => false,
         Err(error) => return Err(error.into()),
     };
     if is_alone {
-        tokio::task::spawn_blocking(move || disk::write_again(&RealDisk, &log))
-            .await
-            .map_err(|_| StoreError::Invalid("a task that panicked"))?
-            .map_err(io)?;
+        let written = tokio::task::spawn_blocking(move || disk::write_again(&RealDisk, &log)).await;
+        match written.map_err(|_| StoreError::Invalid("a task that panicked"))? {
+            // Whoever had it open until now has moved it.
+            Err(error) if error.kind() == ErrorKind::NotFound => {}
+            other => other.map_err(io)?,
+        }
         empty_log(&mut alone).await?;
     }
     Ok(alone.close().await?)
+}
+
+/// Takes the database for this connection alone, until it ends. Does not wait for others.
+async fn take(connection: &mut AnyConnection) -> sqlx::Result<()> {
+    for statement in ["PRAGMA busy_timeout = 0", "PRAGMA locking_mode = EXCLUSIVE", "PRAGMA synchronous = FULL"] {
+        connection.execute(statement).await?;
+    }
+    // The first read takes the lock.
+    connection.execute("SELECT 1 FROM sqlite_schema").await.map(drop)
 }
 
 /// The log of a SQLite database.
@@ -235,8 +242,10 @@ pub(crate) fn log_of(file: &Path) -> PathBuf {
 }
 
 fn is_busy(error: &sqlx::Error) -> bool {
-    const SQLITE_BUSY: &str = "5";
-    error.as_database_error().and_then(|error| error.code()).is_some_and(|code| code == SQLITE_BUSY)
+    const SQLITE_BUSY: u32 = 5;
+    let code = error.as_database_error().and_then(|error| error.code()?.parse::<u32>().ok());
+    // An extended code has more in its higher bytes.
+    code.is_some_and(|code| code & 0xff == SQLITE_BUSY)
 }
 
 /// Moves the log into the file.
@@ -414,6 +423,25 @@ mod tests {
         assert_eq!(sizes(0), Vec::<usize>::new());
         assert_eq!(sizes(3), [8]);
         assert_eq!(sizes(130), [128, 8]);
+    }
+
+    /// Whoever has it open has moved its log already; a second one is let in, and sees what is there.
+    #[tokio::test]
+    async fn a_database_in_use_is_opened_beside() {
+        const TEST: &[Migration] = &[Migration { version: 1, statements: &["CREATE TABLE t (a BIGINT PRIMARY KEY)"] }];
+        let folder = tempfile::tempdir().unwrap();
+        let url = format!("sqlite:{}", folder.path().join("t.db").display());
+        let first = Database::open(&url, TEST).await.unwrap();
+        for n in 0..3_i64 {
+            let mut turn = first.write().await.unwrap();
+            sqlx::query("INSERT INTO t (a) VALUES ($1)").bind(n).execute(&mut *turn.tx).await.unwrap();
+            turn.commit().await.unwrap();
+            assert!(std::fs::metadata(log_of(&folder.path().join("t.db"))).unwrap().len() > 0);
+            let beside = Database::open(&url, TEST).await.unwrap();
+            let row = sqlx::query("SELECT COUNT(*) FROM t").fetch_one(beside.readers()).await.unwrap();
+            assert_eq!(row.get::<i64, _>(0), n + 1);
+        }
+        first.close().await;
     }
 
     #[tokio::test]

@@ -57,23 +57,26 @@ async fn law_3_a_route_sends_only_what_policy_permits() {
         // Says nothing new, of a patient whom policy keeps back.
         protected("C3", "M2"),
         adt("C4", "A08", "M1", "Free"),
-        // Of a merge one of the two is protected.
+        adt("C6", "A01", "M3", "Free"),
+        // Of a merge one of the two is protected, and from then on both are: they are one person.
         String::from_utf8(adt("C5", "A40", "M1", "Free"))
             .expect("text")
             .replace("\rPV1|", "\rMRG|M2^^^GENHOSP^MR\rPV1|")
             .into_bytes(),
-        adt("C6", "A01", "M3", "Free"),
     ];
-    mesh.send_all("adt-main", messages.iter().map(Vec::as_slice)).await;
-    mesh.settle().await;
-    until_even(&mesh.client).await;
+    let (before, merge) = messages.split_at(5);
+    for messages in [before, merge] {
+        mesh.send_all("adt-main", messages.iter().map(Vec::as_slice)).await;
+        mesh.settle().await;
+        until_even(&mesh.client).await;
+    }
     assert_eq!(receiver.ids(), ["C1", "C4", "C6"], "nothing of a protected patient leaves");
     let status = routes(&mesh.client).await;
     assert_eq!((&status[0]["refused"], &status[0]["dead_letters"]), (&Value::from(3), &Value::from(0)), "{status:?}");
     let letters = mesh.client.get("/admin/routes/ehr/to-billing/dead-letters", None).await.expect("an answer");
     let letters = letters["dead_letters"].as_array().expect("letters");
     let positions: Vec<u64> = letters.iter().filter_map(|letter| letter["position"].as_u64()).collect();
-    assert_eq!(positions, [1, 2, 4]);
+    assert_eq!(positions, [1, 2, 5]);
     assert!(letters.iter().all(|letter| letter["code"] == "refused"), "{letters:?}");
     assert!(letters[0]["reason"].as_str().is_some_and(|why| why.contains("route-for-payment-and-operations")));
     // A person who asks for it again is refused too.

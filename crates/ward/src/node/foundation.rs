@@ -11,7 +11,7 @@ use store::{Catalog, Facts, Silver, SilverParts, SqlKeyTable};
 use vault::{FileRootKeys, RootKeys, Vault};
 
 use super::audit::AuditTargets;
-use super::{StartError, revived, while_};
+use super::{StartError, because, revived, while_};
 use crate::config::Config;
 
 /// Logs of a node by name, for proofs and checkpoints.
@@ -68,7 +68,7 @@ impl Foundation {
         let limits = Arc::new(config.mesh.limits.clone());
         let data = config.data();
         make_private(&data)?;
-        let key_table = SqlKeyTable::open(&sqlite(&data, "keys.db")).await.map_err(while_("opening the key table"))?;
+        let key_table = SqlKeyTable::open(&sqlite(&data, "keys.db")).await.map_err(because("opening the key table"))?;
         let (keys, root): (Arc<dyn RootKeys>, _) = match service {
             Some(service) => (service, None),
             None => {
@@ -84,7 +84,7 @@ impl Foundation {
         let audit = AuditTargets::open(&config, &vault, &facts, &clock).await?;
         logs.extend(audit.logs());
         let url = config.mesh.catalog.url.clone().unwrap_or_else(|| sqlite(&data, "catalog.db"));
-        let catalog = Catalog::open(&url).await.map_err(while_("opening the catalog"))?;
+        let catalog = Catalog::open(&url).await.map_err(because("opening the catalog"))?;
         let silver = Silver::open(SilverParts {
             catalog: catalog.clone(),
             vault: vault.clone(),

@@ -50,6 +50,20 @@ pub(crate) fn while_<E: std::fmt::Display>(doing: impl Into<String>) -> impl FnO
     move |error| StartError { doing, why: error.to_string() }
 }
 
+/// As [`while_`], with what is behind the error.
+pub(crate) fn because<E: std::error::Error>(doing: impl Into<String>) -> impl FnOnce(E) -> StartError {
+    let doing = doing.into();
+    move |error| {
+        let (mut why, mut source) = (error.to_string(), error.source());
+        while let Some(behind) = source {
+            why.push_str(": ");
+            why.push_str(&behind.to_string());
+            source = behind.source();
+        }
+        StartError { doing, why }
+    }
+}
+
 /// A node that is built and not yet serving.
 pub struct Node {
     pub config: Arc<Config>,
