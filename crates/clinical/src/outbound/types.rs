@@ -93,9 +93,10 @@ pub fn is_internal(identifier: &Value) -> bool {
     str_at(identifier, &["use"]) == "secondary" && str_at(identifier, &["system"]).starts_with("urn:wardmesh:")
 }
 
+/// A number that its owner has no more is told to nobody as theirs.
 pub fn cx(identifier: &Value, assigners: &Assigners) -> String {
     let value = str_at(identifier, &["value"]);
-    if value.is_empty() || is_internal(identifier) {
+    if value.is_empty() || is_internal(identifier) || str_at(identifier, &["use"]) == "old" {
         return String::new();
     }
     let end = |name| time(str_at(identifier, &["period", name]));
