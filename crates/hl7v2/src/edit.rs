@@ -108,13 +108,15 @@ fn with(segment: &str, path: &Path, raw: &str, delimiters: &Delimiters) -> Strin
         (delimiters.component, path.component),
         (delimiters.subcomponent, path.subcomponent),
     ];
-    nth(segment, Some(delimiters.field), at, &|field| descend(field, &deeper, raw))
+    // A header keeps what declares its delimiters, valued or not.
+    let least = if is_header { 2 } else { 1 };
+    nth(segment, Some(delimiters.field), at, least, &|field| descend(field, &deeper, raw))
 }
 
 fn descend(text: &str, levels: &[(Option<u8>, Option<u16>)], raw: &str) -> String {
     match levels {
         [(delimiter, Some(n)), deeper @ ..] => {
-            nth(text, *delimiter, usize::from(*n), &|part| descend(part, deeper, raw))
+            nth(text, *delimiter, usize::from(*n), 1, &|part| descend(part, deeper, raw))
         }
         // A level that the path does not name: the first part below it, where it goes on below; else all of it.
         [(_, None), deeper @ ..] if deeper.iter().any(|(_, n)| n.is_some()) => descend(text, deeper, raw),
@@ -122,8 +124,9 @@ fn descend(text: &str, levels: &[(Option<u8>, Option<u16>)], raw: &str) -> Strin
     }
 }
 
-/// Part `n`, from 1, made anew; a level without a delimiter has one part. Trailing delimiters go when a part was emptied.
-fn nth(text: &str, delimiter: Option<u8>, n: usize, change: &dyn Fn(&str) -> String) -> String {
+/// Part `n`, from 1, made anew; a level without a delimiter has one part. When a part was emptied, empty ones at the end go,
+/// down to `least` parts.
+fn nth(text: &str, delimiter: Option<u8>, n: usize, least: usize, change: &dyn Fn(&str) -> String) -> String {
     let Some(delimiter) = delimiter.map(char::from) else {
         return if n == 1 { change(text) } else { text.to_owned() };
     };
@@ -133,7 +136,7 @@ fn nth(text: &str, delimiter: Option<u8>, n: usize, change: &dyn Fn(&str) -> Str
     }
     parts[n - 1] = change(&parts[n - 1]);
     if parts[n - 1].is_empty() {
-        while parts.len() > 1 && parts.last().is_some_and(String::is_empty) {
+        while parts.len() > least && parts.last().is_some_and(String::is_empty) {
             parts.pop();
         }
     }
@@ -183,6 +186,13 @@ mod tests {
         assert_eq!(first, MESSAGE.replace("||a|u", "||a"));
         assert!(!edited(MESSAGE, |edit| edit.remove_segments("OBX")).contains("OBX"));
         assert_eq!(edited(MESSAGE, |edit| edit.remove_segments("MSH")), MESSAGE);
+        // A header that declares no more than its separator keeps it.
+        for bare in ["MSH|", "MSH|^~\\&", "MSH|^"] {
+            assert_eq!(
+                edited(&format!("{bare}\rPID|1"), |edit| edit.remove(&"MSH-9.2".parse().unwrap())),
+                format!("{bare}\rPID|1")
+            );
+        }
         for text in ["MSH-1", "MSH-2", "PID", ""] {
             assert!(text.parse::<Spot>().is_err(), "{text}");
         }
