@@ -92,6 +92,10 @@ impl Merged {
         Some(at)
     }
 
+    pub fn is_empty(&self) -> bool {
+        self.into.is_empty()
+    }
+
     pub fn ordinal(&self, id: &LogicalId) -> Option<Ordinal> {
         self.ordinals.get(id).copied()
     }

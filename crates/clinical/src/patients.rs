@@ -154,6 +154,11 @@ impl PatientMap {
         family.into_iter().map(|id| (sets.merged.ordinal(&id), id)).map(|(ordinal, id)| (id, ordinal)).collect()
     }
 
+    /// Whether anybody is merged there at all.
+    pub fn has_merged(&self, domain: &DomainName) -> bool {
+        self.domains.read().get(domain).is_some_and(|sets| !sets.merged.is_empty())
+    }
+
     /// The Patient that goes on for one that was merged into it.
     pub fn survivor(&self, domain: &DomainName, id: &LogicalId) -> Option<LogicalId> {
         self.domains.read().get(domain)?.merged.survivor(id).cloned()

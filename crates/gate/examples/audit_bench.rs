@@ -169,7 +169,7 @@ async fn ask(gate: &Gate, reader: &AuditReader, what: &str, patients: &[u32], pe
     for patient in patients {
         let permit = gate.node_permit::<Read>("ward", &governance(), Layer::Governance)?;
         let begun = Instant::now();
-        let page = reader.who_saw_between(&permit, &ehr, Ordinal(*patient), period).await?;
+        let page = reader.who_saw_between(&permit, &ehr, &[Ordinal(*patient)], period).await?;
         times.push(begun.elapsed());
         page.map(|page| lines += page.lines.len() as u64);
     }

@@ -143,9 +143,11 @@ fn utf16_by_look(raw: &[u8]) -> Option<&'static Encoding> {
 /// a Japanese message names its ISO 2022 set there while the first is empty, so the first non-ASCII one counts if
 /// the bytes hold an ISO 2022 escape.
 fn declared(raw: &[u8]) -> Result<Option<&'static Encoding>, Malformed> {
-    let body = raw.strip_prefix(b"\xef\xbb\xbf").unwrap_or(raw);
-    let start = body.iter().position(|b| !matches!(b, b'\r' | b'\n')).unwrap_or(body.len());
-    let body = &body[start..];
+    // What a message may begin with is what `Message::index` skips.
+    let mut body = raw;
+    while let Some(rest) = [&b"\xef\xbb\xbf"[..], b"\r", b"\n"].iter().find_map(|lead| body.strip_prefix(*lead)) {
+        body = rest;
+    }
     let line = &body[..body.iter().position(|b| matches!(b, b'\r' | b'\n')).unwrap_or(body.len())];
     let (Some(&separator), true) = (line.get(3), line.starts_with(b"MSH")) else { return Ok(None) };
     let repetition = line.get(5).copied().filter(|b| *b != separator);

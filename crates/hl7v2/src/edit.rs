@@ -48,13 +48,13 @@ impl Spot {
 /// A message being changed.
 pub struct Edit<'m> {
     message: &'m Message<'m>,
-    /// Text and terminator of each segment.
+    /// Each segment, and what stands between it and the next one.
     segments: Vec<(String, &'m str)>,
 }
 
 impl<'m> Edit<'m> {
     pub fn of(message: &'m Message<'m>) -> Self {
-        let segments = message.segments().map(|segment| (segment.raw().to_owned(), segment.terminator())).collect();
+        let segments = message.segments().map(|segment| (segment.raw().to_owned(), segment.tail())).collect();
         Edit { message, segments }
     }
 
@@ -77,9 +77,10 @@ impl<'m> Edit<'m> {
     /// The message in its own character set.
     pub fn bytes(&self) -> Vec<u8> {
         let mut text = String::with_capacity(self.message.as_text().len());
-        for (segment, terminator) in &self.segments {
+        text.push_str(self.message.lead());
+        for (segment, tail) in &self.segments {
             text.push_str(segment);
-            text.push_str(terminator);
+            text.push_str(tail);
         }
         self.message.charset().encode(&text)
     }
@@ -193,6 +194,8 @@ mod tests {
                 format!("{bare}\rPID|1")
             );
         }
+        let odd = format!("\u{feff}\u{feff}\r\n{}", MESSAGE.replace("\rPID", "\r\n\r\nPID"));
+        assert_eq!(edited(&odd, |edit| edit.set(&"OBX[2]-5".parse().unwrap(), "b")), odd);
         for text in ["MSH-1", "MSH-2", "PID", ""] {
             assert!(text.parse::<Spot>().is_err(), "{text}");
         }

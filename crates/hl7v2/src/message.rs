@@ -198,6 +198,11 @@ impl<'a> Message<'a> {
         }
     }
 
+    /// Byte order marks and empty lines before the header.
+    pub(crate) fn lead(&self) -> &str {
+        &self.as_text()[..self.segments.first().map_or(0, |first| first.start as usize)]
+    }
+
     pub fn delimiters(&self) -> &Delimiters {
         &self.context.delimiters
     }
@@ -323,6 +328,13 @@ impl<'m> Segment<'m> {
     pub fn terminator(self) -> &'m str {
         let span = self.span();
         &self.message.as_text()[span.end as usize..span.next as usize]
+    }
+
+    /// From its end to where the next one begins: the terminator and the empty lines after it.
+    pub(crate) fn tail(self) -> &'m str {
+        let text = self.message.as_text();
+        let next = self.message.segments.get(self.index + 1).map_or(text.len(), |next| next.start as usize);
+        &text[self.span().end as usize..next]
     }
 
     /// The number of the last field that the segment spells out, empty ones included.

@@ -140,22 +140,38 @@ fn damaged_id(mut id: Vec<u8>) -> Result<ScopeId, VaultError> {
     Ok(ScopeId(array(id)?))
 }
 
-const MIGRATIONS: &[Migration] = &[Migration {
-    version: 1,
-    statements: &[
-        "CREATE TABLE slot (object {blob} NOT NULL PRIMARY KEY, scope {blob} NOT NULL, wrapped {blob} NOT NULL) \
-         {rowless}",
-        "CREATE INDEX slot_scope ON slot (scope)",
-        // `destroyed` is the code of the scope's state.
-        "CREATE TABLE scope (id {blob} NOT NULL PRIMARY KEY, domain TEXT NOT NULL, holder BIGINT NOT NULL,
-            number BIGINT NOT NULL, retention TEXT NOT NULL, year BIGINT NOT NULL, generation BIGINT NOT NULL,
-            epoch BIGINT NOT NULL, wrapped {blob} NOT NULL, uses BIGINT NOT NULL, created BIGINT NOT NULL,
-            destroyed BIGINT NOT NULL)",
-        "CREATE UNIQUE INDEX scope_what ON scope (domain, holder, number, retention, year, generation)",
-        "CREATE INDEX scope_epoch ON scope (epoch, id)",
-        "CREATE TABLE secret (name TEXT NOT NULL PRIMARY KEY, value {blob} NOT NULL)",
-    ],
-}];
+const MIGRATIONS: &[Migration] =
+    &[Migration { version: 1, statements: FIRST }, Migration { version: 2, statements: SCOPES_BY_ID }];
+
+const FIRST: &[&str] = &[
+    "CREATE TABLE slot (object {blob} NOT NULL PRIMARY KEY, scope {blob} NOT NULL, wrapped {blob} NOT NULL) \
+     {rowless}",
+    "CREATE INDEX slot_scope ON slot (scope)",
+    // `destroyed` is the code of the scope's state.
+    "CREATE TABLE scope (id {blob} NOT NULL PRIMARY KEY, domain TEXT NOT NULL, holder BIGINT NOT NULL,
+        number BIGINT NOT NULL, retention TEXT NOT NULL, year BIGINT NOT NULL, generation BIGINT NOT NULL,
+        epoch BIGINT NOT NULL, wrapped {blob} NOT NULL, uses BIGINT NOT NULL, created BIGINT NOT NULL,
+        destroyed BIGINT NOT NULL)",
+    "CREATE UNIQUE INDEX scope_what ON scope (domain, holder, number, retention, year, generation)",
+    "CREATE INDEX scope_epoch ON scope (epoch, id)",
+    "CREATE TABLE secret (name TEXT NOT NULL PRIMARY KEY, value {blob} NOT NULL)",
+];
+
+/// Scopes lie in the order of their ids, in which a turn of the epoch goes through them: in the order of their coming each
+/// row of a step lay in a page of its own, which SQLite writes twice.
+const SCOPES_BY_ID: &[&str] = &[
+    "ALTER TABLE scope RENAME TO scope_before",
+    "DROP INDEX scope_what",
+    "DROP INDEX scope_epoch",
+    "CREATE TABLE scope (id {blob} NOT NULL PRIMARY KEY, domain TEXT NOT NULL, holder BIGINT NOT NULL,
+        number BIGINT NOT NULL, retention TEXT NOT NULL, year BIGINT NOT NULL, generation BIGINT NOT NULL,
+        epoch BIGINT NOT NULL, wrapped {blob} NOT NULL, uses BIGINT NOT NULL, created BIGINT NOT NULL,
+        destroyed BIGINT NOT NULL) {rowless}",
+    "INSERT INTO scope SELECT * FROM scope_before ORDER BY id",
+    "DROP TABLE scope_before",
+    "CREATE UNIQUE INDEX scope_what ON scope (domain, holder, number, retention, year, generation)",
+    "CREATE INDEX scope_epoch ON scope (epoch, id)",
+];
 
 /// What the database gives is not what was put there.
 const DAMAGED: VaultError = VaultError::Tampered;
@@ -305,16 +321,27 @@ impl KeyTable for SqlKeyTable {
 
     async fn insert_scopes(&self, rows: &[ScopeRow]) -> Result<Vec<ScopeRow>, VaultError> {
         let mut turn = self.db.write().await.map_err(outage)?;
-        let mut stand = Vec::with_capacity(rows.len());
-        for row in rows {
-            stand.push(match standing(&mut turn.tx, row).await? {
-                Some(stands) => stands,
-                None => {
-                    insert_scope(&mut turn.tx, row).await?;
-                    row.clone()
-                }
-            });
-        }
+        let mut fresh = Rows::new(
+            concat!("INSERT INTO scope (", scope_columns!(), ")"),
+            12,
+            " ON CONFLICT (domain, holder, number, retention, year, generation) DO NOTHING",
+        );
+        rows.iter().for_each(|row| fresh.push(scope_cells(row)));
+        let made = fresh.insert(&mut turn.tx).await.map_err(|error| match error {
+            StoreError::Database(sqlx::Error::Database(error)) if error.is_unique_violation() => {
+                VaultError::Invalid("the scope id is taken")
+            }
+            error => outage(error),
+        })?;
+        let stand = if made == rows.len() as u64 {
+            rows.to_vec()
+        } else {
+            let mut stand = Vec::with_capacity(rows.len());
+            for row in rows {
+                stand.push(standing(&mut turn.tx, row).await?);
+            }
+            stand
+        };
         turn.commit().await.map_err(outage)?;
         Ok(stand)
     }
@@ -441,7 +468,8 @@ async fn rewrap(tx: &mut AnyConnection, from: Epoch, to: Epoch, rows: &[(ScopeId
     Ok(())
 }
 
-async fn standing(tx: &mut AnyConnection, row: &ScopeRow) -> Result<Option<ScopeRow>, VaultError> {
+/// The row that stands for what `row` is for.
+async fn standing(tx: &mut AnyConnection, row: &ScopeRow) -> Result<ScopeRow, VaultError> {
     let (holder, number) = row.scope.holder.to_parts();
     let found = sqlx::query(concat!(
         "SELECT ",
@@ -455,46 +483,28 @@ async fn standing(tx: &mut AnyConnection, row: &ScopeRow) -> Result<Option<Scope
     .bind(row.scope.retention.as_str())
     .bind(i64::from(row.scope.year))
     .bind(i64::from(row.generation))
-    .fetch_optional(&mut *tx)
+    .fetch_one(&mut *tx)
     .await
     .map_err(outage)?;
-    if let Some(found) = found {
-        return Ok(Some(scope_row(&found)?));
-    }
-    let taken = sqlx::query("SELECT 1 FROM scope WHERE id = $1")
-        .bind(row.id.0.to_vec())
-        .fetch_optional(&mut *tx)
-        .await
-        .map_err(outage)?;
-    if taken.is_some() {
-        return Err(VaultError::Invalid("the scope id is taken"));
-    }
-    Ok(None)
+    scope_row(&found)
 }
 
-async fn insert_scope(tx: &mut AnyConnection, row: &ScopeRow) -> Result<(), VaultError> {
+fn scope_cells(row: &ScopeRow) -> [Cell; 12] {
     let (holder, number) = row.scope.holder.to_parts();
-    sqlx::query(concat!(
-        "INSERT INTO scope (",
-        scope_columns!(),
-        ") VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12)"
-    ))
-    .bind(row.id.0.to_vec())
-    .bind(row.scope.domain.as_str())
-    .bind(i64::from(holder))
-    .bind(bits(number))
-    .bind(row.scope.retention.as_str())
-    .bind(i64::from(row.scope.year))
-    .bind(i64::from(row.generation))
-    .bind(epoch_to(row.epoch))
-    .bind(row.wrapped.clone())
-    .bind(bits(row.uses))
-    .bind(row.created.ms())
-    .bind(i64::from(row.state.code()))
-    .execute(&mut *tx)
-    .await
-    .map_err(outage)?;
-    Ok(())
+    [
+        row.id.0.to_vec().into(),
+        row.scope.domain.as_str().into(),
+        i64::from(holder).into(),
+        bits(number).into(),
+        row.scope.retention.as_str().into(),
+        i64::from(row.scope.year).into(),
+        i64::from(row.generation).into(),
+        epoch_to(row.epoch).into(),
+        row.wrapped.clone().into(),
+        bits(row.uses).into(),
+        row.created.ms().into(),
+        i64::from(row.state.code()).into(),
+    ]
 }
 
 fn epoch_to(epoch: Epoch) -> i64 {

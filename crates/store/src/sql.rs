@@ -325,18 +325,21 @@ impl Rows {
         self.cells.extend(row);
     }
 
-    pub async fn insert(self, connection: &mut AnyConnection) -> Result<(), StoreError> {
+    /// How many rows went in or were changed.
+    pub async fn insert(self, connection: &mut AnyConnection) -> Result<u64, StoreError> {
+        let mut done = 0;
         let mut left = self.cells.len() / self.columns;
         let mut cells = self.cells.into_iter();
         for size in CHUNKS {
             while left >= size {
                 let arguments = arguments(cells.by_ref().take(size * self.columns))?;
                 let text = statement(self.head, self.tail, self.columns, size);
-                sqlx::query_with(AssertSqlSafe(text), arguments).execute(&mut *connection).await?;
+                let result = sqlx::query_with(AssertSqlSafe(text), arguments).execute(&mut *connection).await?;
+                done += result.rows_affected();
                 left -= size;
             }
         }
-        Ok(())
+        Ok(done)
     }
 }
 

@@ -261,7 +261,7 @@ impl Vault {
     pub async fn rewrap_each(&self, groups: &HashMap<Scope, Vec<Slot>>) -> Result<(), VaultError> {
         self.make_ready(groups.keys()).await?;
         let mut fresh = Vec::new();
-        for (to, slots) in groups {
+        for (to, slots) in groups.iter().filter(|(_, slots)| !slots.is_empty()) {
             fresh.extend(self.rewrap_batch(slots, to).await?);
         }
         for batch in fresh.chunks(self.batch_max()) {

@@ -147,22 +147,32 @@ fn day(text: &str) -> Result<Timestamp, AdminError> {
 struct About<'a> {
     permit: Permit<Read>,
     domain: &'a DomainName,
-    patient: Ordinal,
+    /// All records of the person: those that were merged are one.
+    patients: Vec<Ordinal>,
 }
 
 async fn about<'a>(doors: &'a Doors, call: &Call, (name, patient): (String, String)) -> Result<About<'a>, AdminError> {
     let domain = domain(doors, &name)?;
     let patient = LogicalId::parse(&patient).map_err(|_| AdminError::not_found("patient"))?;
     let permit = audit_permit(doors, call).await?;
-    let patient =
+    let own =
         doors.silver.patient_of(domain, "Patient", &patient).await?.ok_or_else(|| AdminError::not_found("patient"))?;
-    Ok(About { permit, domain, patient })
+    let mut patients = vec![own];
+    for (id, ordinal) in doors.patients.family(domain, &patient).into_iter().skip(1) {
+        let ordinal = match ordinal {
+            Some(ordinal) => Some(ordinal),
+            None => doors.silver.patient_of(domain, "Patient", &id).await?,
+        };
+        patients.extend(ordinal.filter(|ordinal| *ordinal != own));
+    }
+    Ok(About { permit, domain, patients })
 }
 
 impl About<'_> {
     /// Agencies whose disclosures a patient is not told of now.
     fn suspended(&self, doors: &Doors) -> Vec<String> {
-        doors.rights.book().suspended(self.domain, self.patient, doors.clock.now())
+        let (book, now) = (doors.rights.book(), doors.clock.now());
+        self.patients.iter().flat_map(|patient| book.suspended(self.domain, *patient, now)).collect()
     }
 }
 
@@ -177,15 +187,15 @@ async fn who_saw(
     Admin(call): Admin,
 ) -> Answer {
     let about = about(&doors, &call, path).await?;
-    let About { permit, domain, patient, .. } = &about;
+    let About { permit, domain, patients } = &about;
     let period = query.period()?;
     let draft = match query.form.paper() {
         None => {
-            doors.audit.who_saw_between(permit, domain, *patient, period).await.map_err(unreadable)?.map(page_draft)
+            doors.audit.who_saw_between(permit, domain, patients, period).await.map_err(unreadable)?.map(page_draft)
         }
         Some((paper, media_type)) => {
             let suspended = about.suspended(&doors);
-            let text = doors.audit.who_saw_on(permit, domain, *patient, period, &suspended, paper).await;
+            let text = doors.audit.who_saw_on(permit, domain, patients, period, &suspended, paper).await;
             let text = text.map_err(unreadable)?;
             text.map(|text| Draft::new(StatusCode::OK, media_type, text.into_bytes()))
         }
@@ -201,7 +211,7 @@ async fn disclosures(
 ) -> Answer {
     let about = about(&doors, &call, path).await?;
     let (suspended, period) = (about.suspended(&doors), query.period()?);
-    let accounting = doors.audit.accounting(&about.permit, about.domain, about.patient, period, &suspended).await;
+    let accounting = doors.audit.accounting(&about.permit, about.domain, &about.patients, period, &suspended).await;
     let draft = accounting.map_err(unreadable)?.map(|accounting| match query.form.paper() {
         None => json_draft(&accounting),
         Some((paper, media_type)) => {

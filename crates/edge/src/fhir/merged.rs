@@ -3,7 +3,7 @@
 //! does not cover stays out, merged or not.
 
 use base::{DomainName, LogicalId, Permit, Read};
-use fhir::search::{ClauseValue, Modifier, ParamKind, Query};
+use fhir::search::{Chain, Clause, ClauseValue, Criterion, Modifier, ParamKind, Query};
 use store::SearchPage;
 
 use super::FhirError;
@@ -47,6 +47,68 @@ pub fn widen(doors: &Doors, permit: &Permit<Read>, domain: &DomainName, query: &
         clause.values.extend(more);
     }
     asked
+}
+
+/// Lets every chain to a Patient, as in `patient.identifier`, lead to all of the same person: whoever of the merged
+/// Patients meets its criterion brings the others with it. Returns the source records of those, as [`widen`] does.
+pub async fn widen_chains(
+    doors: &Doors,
+    permit: &Permit<Read>,
+    domain: &DomainName,
+    query: &mut Query,
+) -> Result<Vec<u32>, FhirError> {
+    let mut asked = Vec::new();
+    let kinds = &permit.grant().kinds;
+    let covers_patients = kinds.is_empty() || kinds.iter().any(|kind| kind == "Patient");
+    if !covers_patients || !doors.patients.has_merged(domain) {
+        return Ok(asked);
+    }
+    let mut left: Vec<&mut Chain> = query.chains.iter_mut().collect();
+    while let Some(chain) = left.pop() {
+        let to_patients = chain.branches.iter().filter(|(rtype, _)| rtype == "Patient");
+        let criteria: Vec<Criterion> = to_patients.map(|(_, criterion)| criterion.clone()).collect();
+        let mut others = Vec::new();
+        for criterion in criteria {
+            for id in merged_that_meet(doors, permit, domain, criterion).await? {
+                let family = doors.patients.family(domain, &id);
+                let covered = family.iter().filter_map(|(_, p)| *p).filter(|p| permit.grant().patients.contains(*p));
+                asked.extend(covered.map(|patient| patient.0));
+                let id = |id: LogicalId| ClauseValue::Token { system: None, code: Some(id.as_str().to_owned()) };
+                others.extend(family.into_iter().skip(1).map(|(relative, _)| id(relative)));
+            }
+        }
+        if let (Some(param), false) = (fhir::search::param("Patient", "_id"), others.is_empty()) {
+            let relatives = Clause { param: param.code, kind: param.kind, modifier: None, values: others };
+            chain.branches.push(("Patient".to_owned(), Criterion::Clause(relatives)));
+        }
+        left.extend(chain.branches.iter_mut().filter_map(|(_, criterion)| match criterion {
+            Criterion::Chain(chain) => Some(chain),
+            Criterion::Clause(_) | Criterion::Has(_) => None,
+        }));
+    }
+    Ok(asked)
+}
+
+/// Patients with a link, which whoever takes part in a merge has, that meet a criterion. At most a page of them.
+async fn merged_that_meet(
+    doors: &Doors,
+    permit: &Permit<Read>,
+    domain: &DomainName,
+    criterion: Criterion,
+) -> Result<Vec<LogicalId>, FhirError> {
+    let Some(link) = fhir::search::param("Patient", "link") else { return Ok(Vec::new()) };
+    let is_there = ClauseValue::Missing(false);
+    let linked =
+        Clause { param: link.code, kind: link.kind, modifier: Some(Modifier::Missing), values: vec![is_there] };
+    let mut query = Query { rtype: "Patient".to_owned(), clauses: vec![linked], ..Query::default() };
+    query.count = Some(doors.limits.search_count_max);
+    match criterion {
+        Criterion::Clause(clause) => query.clauses.push(clause),
+        Criterion::Chain(chain) => query.chains.push(chain),
+        Criterion::Has(has) => query.has.push(has),
+    }
+    let page = doors.silver.search(permit, domain, &query).await?;
+    Ok(page.resources.into_iter().map(|resource| resource.id).collect())
 }
 
 /// Puts beside each Patient that was merged into another the one that goes on: whoever asks by an old number is led to

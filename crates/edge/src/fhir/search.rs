@@ -78,7 +78,8 @@ async fn search(
     subset::check(&query)?;
     let permit = permit_to_read(doors, call, Action::Search, domain, rtype).await?;
     refuse_masked_criteria(&query, &permit.grant().masks)?;
-    let asked = super::merged::widen(doors, &permit, domain, &mut query);
+    let mut asked = super::merged::widen(doors, &permit, domain, &mut query);
+    asked.extend(super::merged::widen_chains(doors, &permit, domain, &mut query).await?);
     let mut page = doors.silver.search(&permit, domain, &query).await?;
     super::merged::add_survivors(doors, &permit, domain, &mut page).await?;
     let links = links(doors, &bound, domain, rtype, &query, &pairs, &page)?;

@@ -177,7 +177,7 @@ impl AuditReader {
         for (domain, patient) in patients {
             let mut period = query.period;
             loop {
-                let known = self.known(domain, *patient, period, LINES_MAX).await?;
+                let known = self.known(domain, &[*patient], period, LINES_MAX).await?;
                 page.missing = page.missing.max(known.unreadable + known.hidden);
                 let last = known.found.last().map(|found| found.record.at);
                 for found in known.found {

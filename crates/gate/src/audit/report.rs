@@ -48,19 +48,19 @@ impl AuditReader {
         domain: &DomainName,
         patient: Ordinal,
     ) -> Result<Held<AuditPage>, AuditReadError> {
-        self.who_saw_between(permit, domain, patient, Period::default()).await
+        self.who_saw_between(permit, domain, &[patient], Period::default()).await
     }
 
-    /// As [`AuditReader::who_saw`], of a period.
+    /// As [`AuditReader::who_saw`], of a period, and of all records of one person.
     pub async fn who_saw_between(
         &self,
         permit: &Permit<Read>,
         domain: &DomainName,
-        patient: Ordinal,
+        patients: &[Ordinal],
         period: Period,
     ) -> Result<Held<AuditPage>, AuditReadError> {
         self.check(permit)?;
-        let Known { found, more, size, unreadable, hidden } = self.known(domain, patient, period, LINES_MAX).await?;
+        let Known { found, more, size, unreadable, hidden } = self.known(domain, patients, period, LINES_MAX).await?;
         let lines: Vec<AccessLine> = found.iter().map(AccessLine::new).collect();
         let next = lines.last().filter(|_| more).map(|line| line.index + 1);
         Ok(Held::under(permit, AuditPage { lines, next, size, unreadable, hidden }))
@@ -71,13 +71,13 @@ impl AuditReader {
         &self,
         permit: &Permit<Read>,
         domain: &DomainName,
-        patient: Ordinal,
+        patients: &[Ordinal],
         period: Period,
         suspended: &Suspended,
         paper: Paper,
     ) -> Result<Held<String>, AuditReadError> {
         self.check(permit)?;
-        let mut known = self.known(domain, patient, period, LINES_MAX).await?;
+        let mut known = self.known(domain, patients, period, LINES_MAX).await?;
         known.found.retain(|found| !is_suspended(&recipient_of(&*self.names, &found.record), suspended));
         let text = print::who_saw(&known.found, known.unreadable + known.hidden, known.more, &*self.names, paper);
         Ok(Held::under(permit, text))
@@ -89,7 +89,7 @@ impl AuditReader {
         &self,
         permit: &Permit<Read>,
         domain: &DomainName,
-        patient: Ordinal,
+        patients: &[Ordinal],
         period: Period,
         suspended: &Suspended,
     ) -> Result<Held<Accounting>, AuditReadError> {
@@ -102,7 +102,7 @@ impl AuditReader {
         let mut before: HashSet<(u64, u64)> = HashSet::new();
         loop {
             let period = Period { since: Some(from), until: Some(until) };
-            let known = self.known(domain, patient, period, LINES_MAX).await?;
+            let known = self.known(domain, patients, period, LINES_MAX).await?;
             missing = missing.max(known.unreadable + known.hidden);
             let name = |found: &Found| (found.index, found.record.decision);
             known.found.iter().filter(|found| !before.contains(&name(found))).for_each(|found| accountant.add(found));
@@ -119,6 +119,33 @@ impl AuditReader {
     }
 
     pub(crate) async fn known(
+        &self,
+        domain: &DomainName,
+        patients: &[Ordinal],
+        period: Period,
+        max: usize,
+    ) -> Result<Known, AuditReadError> {
+        let (first, others) = patients.split_first().unwrap_or((&Ordinal::UNKNOWN, &[]));
+        let mut known = self.known_of(domain, *first, period, max).await?;
+        for patient in others {
+            let one = self.known_of(domain, *patient, period, max).await?;
+            known.found.extend(one.found);
+            known.more |= one.more;
+            known.size = known.size.max(one.size);
+            known.unreadable = known.unreadable.max(one.unreadable);
+            known.hidden = known.hidden.max(one.hidden);
+        }
+        if !others.is_empty() {
+            // A record that names several of them is one access.
+            known.found.sort_by_key(|found| (found.record.at, found.index, found.id));
+            known.found.dedup_by_key(|found| found.id);
+            known.more |= known.found.len() > max;
+            known.found.truncate(max);
+        }
+        Ok(known)
+    }
+
+    async fn known_of(
         &self,
         domain: &DomainName,
         patient: Ordinal,

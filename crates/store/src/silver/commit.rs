@@ -188,7 +188,7 @@ impl Silver {
                 prepared.sealed.clone().into(),
             ]);
         }
-        rows.insert(tx).await
+        rows.insert(tx).await.map(drop)
     }
 }
 
@@ -376,7 +376,7 @@ async fn insert_versions(
         }
     }
     rows.insert(&mut *tx).await?;
-    lineage.insert(&mut *tx).await
+    lineage.insert(&mut *tx).await.map(drop)
 }
 
 async fn insert_patients(tx: &mut AnyConnection, batch: &Batch) -> Result<(), StoreError> {
@@ -384,5 +384,5 @@ async fn insert_patients(tx: &mut AnyConnection, batch: &Batch) -> Result<(), St
     for patient in &batch.patients {
         rows.push([batch.domain.as_str().into(), i64::from(patient.0).into(), big(batch.upto)?.into()]);
     }
-    rows.insert(tx).await
+    rows.insert(tx).await.map(drop)
 }

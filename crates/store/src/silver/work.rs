@@ -126,7 +126,7 @@ impl Silver {
                 seen.at.ms().into(),
             ]);
         }
-        rows.insert(tx).await
+        rows.insert(tx).await.map(drop)
     }
 
     /// The answer that refine gave to a journal entry; `None` when it had none, or it is no longer kept.
@@ -339,5 +339,5 @@ async fn insert_set_aside(tx: &mut AnyConnection, batch: &Batch) -> Result<(), S
             0.into(),
         ]);
     }
-    rows.insert(tx).await
+    rows.insert(tx).await.map(drop)
 }

@@ -94,6 +94,10 @@ async fn merges_are_one_person_to_whoever_reads_until_they_are_undone() {
     let visits = |of: &str| format!("Encounter?patient={of}");
     let own = [ids(&mesh, &visits(&loser)).await, ids(&mesh, &visits(&survivor)).await];
     assert_eq!((own[0].len(), own[1].len()), (1, 1));
+    let both_seen = async |mesh: &Mesh| {
+        [seen(mesh, &loser, "search Encounter").await, seen(mesh, &survivor, "search Encounter").await]
+    };
+    assert_eq!(both_seen(&mesh).await, [1, 1]);
 
     send(&mesh, &[adt("A40", 540, &format!("{new}MRG|M1^^^GENHOSP^MR\r"))]).await;
     let read = mesh.get("dr-lee", &format!("/fhir/ehr/Patient/{loser}")).await.json();
@@ -101,14 +105,20 @@ async fn merges_are_one_person_to_whoever_reads_until_they_are_undone() {
     assert_eq!(read["link"][0]["type"], "replaced-by");
     assert_eq!(read["link"][0]["other"]["reference"], format!("Patient/{survivor}"));
     let both: BTreeSet<String> = own.iter().flatten().cloned().collect();
-    let before = [seen(&mesh, &loser, "search Encounter").await, seen(&mesh, &survivor, "search Encounter").await];
+    assert_eq!(both_seen(&mesh).await, [2, 2], "who saw one of them saw the person");
     for of in [&loser, &survivor] {
         assert_eq!(ids(&mesh, &visits(of)).await, both, "whichever id is asked for");
         assert_eq!(ids(&mesh, &format!("AllergyIntolerance?patient=Patient/{of}")).await.len(), 2);
         assert_eq!(ids(&mesh, &format!("Encounter?subject:Patient={of}")).await, both);
     }
-    let after = [seen(&mesh, &loser, "search Encounter").await, seen(&mesh, &survivor, "search Encounter").await];
-    assert_eq!([after[0] - before[0], after[1] - before[1]], [4, 4], "both are asked about, whichever is named");
+    assert_eq!(both_seen(&mesh).await, [6, 6]);
+
+    // Through a chain too, whichever number is named.
+    for chain in ["patient.identifier=M1", "patient.identifier=M2", "subject:Patient.family=ROE"] {
+        assert_eq!(ids(&mesh, &format!("Encounter?{chain}")).await, both, "{chain}");
+    }
+    assert_eq!(ids(&mesh, "Encounter?patient.identifier=M3").await.len(), 0);
+    assert_eq!(both_seen(&mesh).await, [9, 9]);
 
     // Who asks by the old number is led to the person in one answer.
     let found = search(&mesh, "Patient?identifier=M1").await;
@@ -127,8 +137,10 @@ async fn merges_are_one_person_to_whoever_reads_until_they_are_undone() {
     let mesh = Mesh::start_in(mesh.stop().await).await;
     assert_eq!(ids(&mesh, &visits(&loser)).await.len(), 3);
 
+    let all_seen = both_seen(&mesh).await[0];
     let apart = format!("{new}{}", old.replace("PID|1", "PID|2"));
     send(&mesh, &[adt("A37", 660, &apart)]).await;
+    assert_eq!(both_seen(&mesh).await, [all_seen - 1; 2], "merged, both were asked about, whichever was named");
     let restored = patient(&mesh, "M1").await;
     assert_eq!((&restored["active"], &restored["link"]), (&Value::Null, &Value::Null), "{restored}");
     assert_eq!(ids(&mesh, &visits(&survivor)).await, own[1]);
