@@ -112,6 +112,37 @@ async fn desk_shows_lints_and_compares_and_values_take_a_permit_and_a_record() {
     mesh.stop().await;
 }
 
+/// A message about a protected patient looks as if it were not there, also once the patient was merged with another.
+#[tokio::test(flavor = "multi_thread")]
+async fn law_3_values_of_a_message_are_shown_within_the_permit_alone() {
+    let mesh = Mesh::start().await;
+    let text = |control: &str, mrn: &str| String::from_utf8(adt(control, "A01", mrn, "Deskword")).expect("text");
+    let protected = text("C2", "M2").replace("\rPV1|", "\rPD1||||||||||||Y\rPV1|");
+    let merge = text("C3", "M1").replace("A01", "A40").replace("\rPV1|", "\rMRG|M2^^^GENHOSP^MR\rPV1|");
+    let shown = async |who: &str| {
+        let mut statuses = Vec::new();
+        for index in 0..*mesh.doors.silver.applied(&domain("ehr")).borrow() {
+            let answer = mesh.get(who, &format!("/admin/journal/ehr/{index}/message?phi=true")).await;
+            assert_eq!(answer.text().contains("Deskword"), answer.status == 200, "{who} {index}: {}", answer.text());
+            statuses.push(answer.status.as_u16());
+        }
+        statuses
+    };
+    for message in [text("C1", "M1"), protected] {
+        mesh.send_all("adt-main", [message.as_bytes()]).await;
+    }
+    mesh.settle().await;
+    assert_eq!(shown("eng-ehr").await, [200, 404]);
+    assert_eq!(mesh.get("eng-ehr", "/admin/journal/ehr/0/diff/1?phi=true").await.status, 404);
+    assert_eq!(shown("dr-lee").await, [200, 200], "the care team of both");
+    let found = post(&mesh, "eng-ehr", "/admin/journal/ehr/search", json!({ "patient": "M2" })).await;
+    assert_eq!(indexes(&found.json()), Vec::<u64>::new());
+    mesh.send_all("adt-main", [merge.as_bytes()]).await;
+    mesh.settle().await;
+    assert_eq!(shown("eng-ehr").await, [404, 404, 404]);
+    mesh.stop().await;
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn desk_finds_entries_without_opening_them_and_by_patient_with_a_permit_alone() {
     let mesh = Mesh::start().await;
@@ -367,6 +398,12 @@ async fn desk_matches_results_that_nobody_can_be_found_for_and_takes_it_back() {
     let list = mesh.client.get("/admin/worklist/laboratory", None).await.expect("an answer");
     assert_eq!(list["waiting"][0]["index"], 1, "{list}");
     assert_eq!(post(&mesh, "tech-novak", "/admin/worklist/laboratory/1/undo", json!({})).await.status, 404);
+    // Reports of whom is known, without an order: a result came with no order, so each makes a report that lacks one.
+    let orders = mesh.client.get("/admin/worklist/laboratory?orders=true", None).await.expect("an answer");
+    let lacking = orders["waiting"].as_array().cloned().unwrap_or_default();
+    assert!(lacking.iter().all(|row| row["lacks"] == "order" && row["type"] == "ORU^R01"), "{orders}");
+    assert_eq!(lacking.iter().filter_map(|row| row["index"].as_u64()).collect::<Vec<_>>(), [0], "{orders}");
+    assert!(!orders.to_string().contains("Deskword"));
     // Who decided it is on record with the patient.
     let saw = mesh.get("privacy-osei", &format!("/admin/audit/who-saw/laboratory/{patient}")).await.text();
     assert!(saw.contains("tech-novak"), "{saw}");
