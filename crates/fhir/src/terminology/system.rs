@@ -210,7 +210,8 @@ impl<'a> System<'a> {
         };
         let (property, op, value) = (part("property")?, part("op")?, part("value")?);
         let below = |include_self: bool| {
-            let mut set = self.place(value).map(|at| self.reach(at, |concept| concept.children.as_slice())).unwrap_or_default();
+            let mut set =
+                self.place(value).map(|at| self.reach(at, |concept| concept.children.as_slice())).unwrap_or_default();
             set.extend(self.place(value).filter(|_| include_self));
             set
         };
@@ -220,8 +221,10 @@ impl<'a> System<'a> {
             "descendent-of" if hierarchical => Filter::In(below(false)),
             "is-not-a" if hierarchical => Filter::NotIn(below(true)),
             "generalizes" if hierarchical => {
-                let mut set =
-                    self.place(value).map(|at| self.reach(at, |concept| concept.parents.as_slice())).unwrap_or_default();
+                let mut set = self
+                    .place(value)
+                    .map(|at| self.reach(at, |concept| concept.parents.as_slice()))
+                    .unwrap_or_default();
                 set.extend(self.place(value));
                 Filter::In(set)
             }
