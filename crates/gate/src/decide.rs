@@ -86,6 +86,8 @@ pub struct Ask {
     pub layer: Layer,
     /// Resource types, products, sources or what is managed. Empty: every kind of the layer.
     pub kinds: Vec<String>,
+    /// See [`Ask::also`].
+    also: Vec<String>,
     /// Stated by the request; must agree with what the token or the registration binds.
     pub purpose: Option<Purpose>,
     /// See [`Ask::under`].
@@ -108,6 +110,7 @@ impl Ask {
             domain: domain.clone(),
             layer,
             kinds: Vec::new(),
+            also: Vec::new(),
             purpose: None,
             session: None,
             scope: Scope::All,
@@ -126,6 +129,13 @@ impl Ask {
 
     pub fn kinds<'a>(mut self, kinds: impl IntoIterator<Item = &'a str>) -> Self {
         self.kinds.extend(kinds.into_iter().map(str::to_owned));
+        self
+    }
+
+    /// Kinds that the permit covers where policy allows them and leaves out where it does not: what may come beside what
+    /// was asked for.
+    pub fn also<'a>(mut self, kinds: impl IntoIterator<Item = &'a str>) -> Self {
+        self.also.extend(kinds.into_iter().map(str::to_owned));
         self
     }
 
@@ -290,20 +300,21 @@ impl Gate {
             return Err(Refusal::new(RefusalKind::Invalid, reason));
         }
         check_kinds(&ask.kinds)?;
+        check_kinds(&ask.also)?;
         if ask.journal.is_some() && (ask.action, ask.layer) != (Action::Write, Layer::Silver) {
             return Err(Refusal::new(RefusalKind::Invalid, "only a write of resources goes through a journal"));
         }
         let purpose = purpose_of(caller, ask)?;
-        let answer = self.answer(caller, ask, purpose)?;
+        let (answer, kinds) = self.answer(caller, ask, purpose)?;
         if !answer.allow {
             let Decision { policies, reasons, .. } = answer;
             return Err(Refusal { kind: RefusalKind::Forbidden, reasons, policies, decision });
         }
-        self.grant(caller, ask, purpose, answer, decision)
+        self.grant(caller, ask, purpose, answer, kinds, decision)
     }
 
-    /// One decision per kind, joined.
-    fn answer(&self, caller: &Caller, ask: &Ask, purpose: Option<Purpose>) -> Result<Decision, Refusal> {
+    /// One decision per kind, joined, and the kinds that it is about.
+    fn answer(&self, caller: &Caller, ask: &Ask, purpose: Option<Purpose>) -> Result<(Decision, Vec<String>), Refusal> {
         let in_care_team = match ask.scope {
             Scope::All => false,
             Scope::CareTeam => true,
@@ -335,10 +346,18 @@ impl Gate {
             };
             policies.decide(request.labels())
         };
-        match kinds {
-            [kind] => Ok((*decide(kind)).clone()),
-            many => Ok(policy::merge(many.iter().map(|kind| (*decide(kind)).clone()))),
+        let mut decisions: Vec<Decision> = kinds.iter().map(|kind| (*decide(kind)).clone()).collect();
+        let mut covered = ask.kinds.clone();
+        // Where nothing is named, every kind is.
+        for kind in ask.also.iter().filter(|_| !ask.kinds.is_empty()) {
+            let decision = decide(kind);
+            if decision.allow && !covered.contains(kind) {
+                decisions.push((*decision).clone());
+                covered.push(kind.clone());
+            }
         }
+        let one = if decisions.len() == 1 { decisions.pop() } else { None };
+        Ok((one.unwrap_or_else(|| policy::merge(decisions)), covered))
     }
 
     fn grant(
@@ -347,6 +366,7 @@ impl Gate {
         ask: &Ask,
         purpose: Option<Purpose>,
         answer: Decision,
+        kinds: Vec<String>,
         decision: u64,
     ) -> Result<Grant, Refusal> {
         let duties = Duties::of(&answer, ask.profiles)?;
@@ -360,7 +380,7 @@ impl Gate {
         }
         let (layer, kinds) = match &ask.journal {
             Some(source) => (Layer::Bronze, vec![source.to_string()]),
-            None => (ask.layer, ask.kinds.clone()),
+            None => (ask.layer, kinds),
         };
         if let Some(domain) = &ask.patients_of {
             self.remember_patients_of(decision, domain);

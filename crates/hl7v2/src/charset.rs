@@ -5,6 +5,7 @@ use std::borrow::Cow;
 use encoding_rs::Encoding;
 
 use crate::error::{Malformed, code357};
+use crate::message::header_end;
 
 /// How the bytes of a message became text.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -148,8 +149,8 @@ fn declared(raw: &[u8]) -> Result<Option<&'static Encoding>, Malformed> {
     while let Some(rest) = [&b"\xef\xbb\xbf"[..], b"\r", b"\n"].iter().find_map(|lead| body.strip_prefix(*lead)) {
         body = rest;
     }
-    let line = &body[..body.iter().position(|b| matches!(b, b'\r' | b'\n')).unwrap_or(body.len())];
-    let (Some(&separator), true) = (line.get(3), line.starts_with(b"MSH")) else { return Ok(None) };
+    let (Some(&separator), true) = (body.get(3), body.starts_with(b"MSH")) else { return Ok(None) };
+    let line = &body[..header_end(body, separator)];
     let repetition = line.get(5).copied().filter(|b| *b != separator);
     // Field 1 is the separator itself, so MSH-18 is piece 17 when the line is cut at separators.
     let Some(field) = line.split(|b| *b == separator).nth(17) else { return Ok(None) };

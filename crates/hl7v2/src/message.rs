@@ -110,6 +110,11 @@ fn segment_end(bytes: &[u8], from: usize, separator: u8, has_cr: bool) -> (usize
     (bytes.len(), bytes.len())
 }
 
+/// Where the segment ends that a message begins with.
+pub(crate) fn header_end(bytes: &[u8], separator: u8) -> usize {
+    segment_end(bytes, 0, separator, bytes.contains(&b'\r')).0
+}
+
 impl<'a> Message<'a> {
     fn index(source: Source<'a>, charset: Charset, limits: &Limits) -> Result<Message<'a>, Malformed> {
         let text = match &source {
@@ -121,11 +126,11 @@ impl<'a> Message<'a> {
         if !bytes[lead..].starts_with(b"MSH") {
             return Err(whole(code357::SEGMENT_SEQUENCE, "no message header: a message must begin with MSH"));
         }
-        let header_end =
-            bytes[lead..].iter().position(|b| matches!(b, b'\r' | b'\n')).map_or(bytes.len(), |n| lead + n);
+        let has_cr = bytes.contains(&b'\r');
+        let declared = bytes.get(lead + 3).copied().unwrap_or_default();
+        let header_end = lead + header_end(&bytes[lead..], declared);
         let delimiters = Delimiters::declared(&text[lead..header_end], "MSH")?;
         let separator = delimiters.field;
-        let has_cr = bytes.contains(&b'\r');
 
         let (mut segments, mut separators) = (Vec::new(), Vec::new());
         let mut deviations = Vec::new();

@@ -6,15 +6,15 @@ use axum::Extension;
 use axum::body::Bytes;
 use axum::extract::{Path, RawQuery, State};
 use axum::http::{HeaderMap, StatusCode};
-use base::{DataClass, DomainName, Mask, Permit, Read, TraceContext};
+use base::{DataClass, DomainName, Layer, Mask, Permit, Read, TraceContext};
 use fhir::json;
 use fhir::json::{Object, Value};
-use fhir::search::Query;
+use fhir::search::{Chain, Criterion, Has, Query};
 use gate::{Access, Held};
 use policy::Action;
 use store::{Resource, SearchPage};
 
-use super::read::{permit_to_read, value_of};
+use super::read::value_of;
 use super::{Answer, FHIR_JSON, FhirError, known_type, subset};
 use crate::doors::{Call, Doors};
 use crate::http::Peer;
@@ -128,9 +128,9 @@ impl Search<'_> {
 
     /// Permit, page, record, release. `asked` are source records that the request itself names.
     pub async fn answer(&self, mut query: Query, pairs: &[(String, String)], asked: Vec<u32>) -> Answer {
-        let Search { doors, call, domain, rtype, .. } = *self;
+        let Search { doors, call, domain, .. } = *self;
         subset::check(&query)?;
-        let permit = permit_to_read(doors, call, Action::Search, domain, rtype).await?;
+        let permit = permit_to_search(doors, call, domain, &query).await?;
         refuse_masked_criteria(&query, &permit.grant().masks)?;
         let mut asked: Vec<u32> =
             asked.into_iter().filter(|record| permit.grant().patients.contains(base::Ordinal(*record))).collect();
@@ -160,6 +160,67 @@ impl Search<'_> {
         let release = doors.gate.release(&call.caller, access).await?;
         Outgoing::data(held, release).map_err(|_| FhirError::unavailable("the answer could not be released"))
     }
+}
+
+/// For all types that a search speaks of: those that it asks about must be allowed, those that would come beside what is
+/// found are left out where they are not.
+async fn permit_to_search(
+    doors: &Doors,
+    call: &Call,
+    domain: &DomainName,
+    query: &Query,
+) -> Result<Permit<Read>, FhirError> {
+    let mut asked = vec![query.rtype.as_str()];
+    let mut also = Vec::new();
+    for chain in &query.chains {
+        kinds_of_chain(chain, &mut asked, &mut also);
+    }
+    for has in &query.has {
+        kinds_of_has(has, &mut asked, &mut also);
+    }
+    for include in query.includes.iter().chain(&query.revincludes) {
+        also.push(include.source.as_str());
+        match (&include.target, include.param) {
+            (Some(target), _) => also.push(target),
+            (None, Some(code)) => {
+                also.extend(fhir::search::param(&include.source, code).iter().flat_map(|p| p.targets))
+            }
+            (None, None) => also.extend(fhir::search::params(&include.source).iter().flat_map(|param| param.targets)),
+        }
+    }
+    for kinds in [&mut asked, &mut also] {
+        kinds.sort_unstable();
+        kinds.dedup();
+    }
+    let ask = call.ask(Action::Search, domain, Layer::Silver).kinds(asked).also(also);
+    Ok(doors.gate.permit::<Read>(&call.caller, ask).await?)
+}
+
+fn kinds_of<'q>(criterion: &'q Criterion, asked: &mut Vec<&'q str>, also: &mut Vec<&'q str>) {
+    match criterion {
+        Criterion::Clause(_) | Criterion::Any(_) => {}
+        Criterion::Chain(chain) => kinds_of_chain(chain, asked, also),
+        Criterion::Has(has) => kinds_of_has(has, asked, also),
+    }
+}
+
+/// A chain that names no type stands for one per target, and leads through those that are allowed.
+fn kinds_of_chain<'q>(chain: &'q Chain, asked: &mut Vec<&'q str>, also: &mut Vec<&'q str>) {
+    if let [(target, criterion)] = chain.branches.as_slice() {
+        asked.push(target);
+        return kinds_of(criterion, asked, also);
+    }
+    for (target, criterion) in &chain.branches {
+        let mut within = Vec::new();
+        kinds_of(criterion, &mut within, also);
+        also.push(target);
+        also.extend(within);
+    }
+}
+
+fn kinds_of_has<'q>(has: &'q Has, asked: &mut Vec<&'q str>, also: &mut Vec<&'q str>) {
+    asked.push(&has.rtype);
+    kinds_of(&has.criterion, asked, also);
 }
 
 pub(super) fn pairs_text(pairs: &[(String, String)]) -> String {

@@ -55,6 +55,46 @@ async fn law_3_a_permit_for_one_patient_reaches_no_other() {
     mesh.stop().await;
 }
 
+/// What a search asks about beside its own type must be allowed, and what would come beside its matches is left out where
+/// it is not.
+#[tokio::test(flavor = "multi_thread")]
+async fn law_3_a_search_reaches_no_type_that_policy_keeps_from_the_caller() {
+    const ALLERGY: &str = "AL1|1|DA|PEN^Penicillin^L|SV|Rash\r";
+    let mesh = Mesh::start().await;
+    let message = format!("{}{ALLERGY}", String::from_utf8(adt("C1", "A01", "M1", "Law")).expect("text"));
+    mesh.send_all("adt-main", [message.as_bytes()]).await;
+    mesh.settle().await;
+    let types = async |who: &str, query: &str| {
+        let answer = mesh.get(who, &format!("/fhir/ehr/{query}")).await;
+        let bundle = if answer.status == 200 { answer.json() } else { json!({ "refused": answer.status.as_u16() }) };
+        let mut types: Vec<String> = bundle["entry"]
+            .as_array()
+            .into_iter()
+            .flatten()
+            .map(|entry| entry["resource"]["resourceType"].as_str().unwrap_or_default().to_owned())
+            .collect();
+        types.sort();
+        types.extend(bundle["refused"].as_u64().map(|status| status.to_string()));
+        types
+    };
+    let both = "Patient?identifier=M1&_revinclude=AllergyIntolerance:patient&_revinclude=Encounter:patient";
+    for (who, query, expected) in [
+        ("dr-lee", both, &["AllergyIntolerance", "Encounter", "Patient"][..]),
+        ("clerk-diaz", both, &["Encounter", "Patient"]),
+        ("dr-lee", "Patient?_has:AllergyIntolerance:patient:code=PEN", &["Patient"]),
+        ("clerk-diaz", "Patient?_has:AllergyIntolerance:patient:code=PEN", &["403"]),
+        ("clerk-diaz", "Patient?_has:AllergyIntolerance:patient:code=NONE", &["403"]),
+        ("clerk-diaz", "Patient?_has:Encounter:patient:status=in-progress", &["Patient"]),
+        ("clerk-diaz", "Encounter?patient.identifier=M1&_include=Encounter:patient", &["Encounter", "Patient"]),
+        ("dr-lee", "AllergyIntolerance?patient.identifier=M1", &["AllergyIntolerance"]),
+        ("dr-lee", "AllergyIntolerance?patient.identifier=M2", &[]),
+        ("clerk-diaz", "AllergyIntolerance?patient.identifier=M1", &["403"]),
+    ] {
+        assert_eq!(types(who, query).await, expected, "{who}: {query}");
+    }
+    mesh.stop().await;
+}
+
 /// Every door without a token, with a broken one, and without a purpose.
 #[tokio::test(flavor = "multi_thread")]
 async fn law_3_no_door_opens_without_a_permit() {
