@@ -155,7 +155,7 @@ fn nested_base<'a>(element: &'a Value, all: &[Value]) -> Option<&'a str> {
     has_own.then(|| element["type"][0]["code"].as_str().unwrap_or("BackboneElement"))
 }
 
-/// `cardinality name[x] type|type(Target,Target) =binding`.
+/// `cardinality name[x] type|type(Target,Target) =binding summary`.
 fn element_line(element: &Value, own: &str, nested: bool, sets: &mut ValueSets) -> String {
     let cardinality = match (element["min"].as_u64() == Some(0), text(element, "max") == "1") {
         (true, true) => '?',
@@ -178,6 +178,9 @@ fn element_line(element: &Value, own: &str, nested: bool, sets: &mut ValueSets) 
         && let Some(set) = sets.name(text(&element["binding"], "valueSet"))
     {
         let _ = write!(line, " ={set}");
+    }
+    if element["isSummary"] == true {
+        line.push_str(" summary");
     }
     line
 }

@@ -30,6 +30,10 @@ pub struct Limits {
     pub search_count_default: usize,
     /// Largest page of a search.
     pub search_count_max: usize,
+    /// Concepts of one expansion of a value set; more is too costly.
+    pub expansion_concepts_max: usize,
+    /// Value sets, code systems and concept maps that one question of terminology may need.
+    pub terminology_resources_max: usize,
     /// HTTP connections at once.
     pub http_connections_max: usize,
     /// Request line and headers must be complete in this time.
@@ -83,6 +87,8 @@ impl Default for Limits {
             bundle_entries_max: 20_000,
             search_count_default: 20,
             search_count_max: 1_000,
+            expansion_concepts_max: 10_000,
+            terminology_resources_max: 100,
             http_connections_max: 2_000,
             http_header_timeout_ms: 10_000,
             http_request_timeout_ms: 120_000,

@@ -4,8 +4,8 @@
 //! Facts only. What is done with them: `validate`, `search`, `path`.
 //!
 //! `structure.txt`: `@name kind base` begins a type (a type defined inside another has its path as name); then
-//! `cardinality name[x] type|type(Target,Target) =codes` for each own element, with cardinality `?` 0..1, `1` 1..1,
-//! `*` 0..\*, `+` 1..\*. `codes.txt`: `@name`, then `system code code ...`.
+//! `cardinality name[x] type|type(Target,Target) =codes summary` for each own element, with cardinality `?` 0..1,
+//! `1` 1..1, `*` 0..\*, `+` 1..\*; `summary` where it is part of one. `codes.txt`: `@name`, then `system code code ...`.
 
 use std::collections::HashMap;
 use std::sync::OnceLock;
@@ -45,6 +45,8 @@ pub struct Element {
     pub types: Vec<TypeRef>,
     /// The codes of a required binding, where they can be written out.
     pub codes: Option<&'static CodeSet>,
+    /// Σ in the definitions: part of `_summary=true`.
+    pub summary: bool,
 }
 
 /// A type that an element may have.
@@ -218,6 +220,7 @@ fn read_header(header: &'static str) -> Type {
 fn read_element(line: &'static str, by_name: &HashMap<&'static str, u16>) -> Option<Element> {
     let mut words = line.split(' ');
     let (cardinality, name, types) = (words.next()?, words.next()?, words.next()?);
+    let marks: Vec<&'static str> = words.collect();
     let stem = name.strip_suffix("[x]");
     let read_type = |text: &'static str| {
         let (name, targets) = text.split_once('(').unwrap_or((text, ""));
@@ -230,7 +233,8 @@ fn read_element(line: &'static str, by_name: &HashMap<&'static str, u16>) -> Opt
         many: matches!(cardinality, "*" | "+"),
         choice: stem.is_some(),
         types: types.split('|').filter_map(read_type).collect(),
-        codes: words.next().and_then(|w| code_set(w.strip_prefix('=')?)),
+        codes: marks.iter().find_map(|mark| code_set(mark.strip_prefix('=')?)),
+        summary: marks.contains(&"summary"),
     })
 }
 
@@ -291,6 +295,8 @@ mod tests {
         assert!(contact.property("modifierExtension").is_some());
         assert!(type_named("Age").unwrap().is_a("Quantity") && type_named("Age").unwrap().property("value").is_some());
         assert_eq!(type_named("Bundle.entry").unwrap().property("link").unwrap().kind.name, "Bundle.link");
+        let summary = |of: &str, name: &str| type_named(of).unwrap().element(name).unwrap().summary;
+        assert!(summary("Patient", "birthDate") && !summary("Patient", "contact") && !summary("Attachment", "data"));
         assert!(code_set("administrative-gender").unwrap().has_code("female"));
         assert!(resource_type("DomainResource").is_none() && resource_type("HumanName").is_none());
     }

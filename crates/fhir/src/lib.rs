@@ -7,10 +7,12 @@
 pub mod json;
 
 pub mod bundle;
+pub mod compartment;
 pub mod definitions;
 pub mod path;
 pub mod reference;
 pub mod search;
+pub mod terminology;
 #[cfg(test)]
 mod testing;
 pub mod time;

@@ -100,6 +100,21 @@ pub fn for_each_reference<'a>(resource: &'a Value, visit: &mut dyn FnMut(&str, &
     });
 }
 
+/// Calls `visit` with the text of each literal reference of a resource, and with the URL of each attachment, which may be
+/// a Binary.
+pub fn for_each_link<'a>(resource: &'a Value, visit: &mut dyn FnMut(&'a str)) {
+    walk(resource, &mut |_, kind, value| {
+        let member = match kind {
+            "Reference" => "reference",
+            "Attachment" => "url",
+            _ => return,
+        };
+        if let Some(text) = value.get(member).and_then(Value::as_str) {
+            visit(text);
+        }
+    });
+}
+
 /// As [`for_each_reference`], to change them.
 pub fn for_each_reference_mut(resource: &mut Value, visit: &mut dyn FnMut(&str, &mut Value)) {
     walk_mut(resource, &mut |path, kind, value| {

@@ -31,7 +31,7 @@ pub use index_key::INDEX_CLASS;
 pub use keys::SqlKeyTable;
 pub use routes::{About, DeadLetter, REFUSED, RouteBook};
 pub use silver::{
-    Batch, DaySize, Entered, EntryQuery, EntryRow, EntryState, EntryToken, Erased, Found, NewVersion, Outcome,
+    Batch, DaySize, Entered, EntryQuery, EntryRow, EntryState, EntryToken, Erased, Found, NewVersion, Of, Outcome,
     Progress, REFINE, RETENTION_DEFAULT, Resource, Scanned, SearchPage, Seen, SetAside, SetAsideEntry, Silver,
-    SilverDigest, SilverParts, SourceFigures, Traced, Waiting, compress, decompress,
+    SilverDigest, SilverParts, SourceFigures, Traced, Waiting, Whole, compress, decompress,
 };

@@ -4,6 +4,8 @@ use fhir::json;
 use fhir::json::Value;
 use fhir::search::ParamKind;
 
+use super::operation::OPERATIONS;
+
 /// `base` is this domain's FHIR base URL; `date` the day the node started.
 pub fn statement(base: &str, date: &str, version: &str) -> Value {
     let mut resources = Vec::new();
@@ -22,6 +24,9 @@ pub fn statement(base: &str, date: &str, version: &str) -> Value {
                 .iter()
                 .map(|code| json!({ "code": *code }))
                 .collect();
+        let operations = OPERATIONS.iter().filter(|(of, ..)| *of == "*" || *of == rtype);
+        let operations: Vec<Value> =
+            operations.map(|(_, name, definition)| json!({ "name": *name, "definition": *definition })).collect();
         resources.push(json!({
             "type": rtype,
             "interaction": (Value::Array(interactions)),
@@ -30,6 +35,7 @@ pub fn statement(base: &str, date: &str, version: &str) -> Value {
             "updateCreate": true,
             "conditionalCreate": true,
             "searchParam": (Value::Array(params)),
+            "operation": (Value::Array(operations)),
         }));
     }
     json!({
@@ -46,6 +52,10 @@ pub fn statement(base: &str, date: &str, version: &str) -> Value {
             "security": { "cors": false, "description": "Bearer tokens; every access is decided by policy and recorded" },
             "resource": (Value::Array(resources)),
             "interaction": [{ "code": "transaction" }, { "code": "batch" }],
+            "compartment": [
+                "http://hl7.org/fhir/CompartmentDefinition/patient",
+                "http://hl7.org/fhir/CompartmentDefinition/encounter",
+            ],
         }],
     })
 }

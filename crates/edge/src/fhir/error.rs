@@ -57,6 +57,8 @@ impl From<store::StoreError> for FhirError {
             store::StoreError::Unsupported { .. } => {
                 Self::new(StatusCode::BAD_REQUEST, "not-supported", error.to_string())
             }
+            store::StoreError::TooMany { .. } => Self::new(StatusCode::BAD_REQUEST, "too-costly", error.to_string()),
+            store::StoreError::BadCursor => Self::new(StatusCode::BAD_REQUEST, "value", error.to_string()),
             other => {
                 tracing::error!(error = %other, "the store failed a FHIR request");
                 Self::unavailable("the store cannot answer now: try again")

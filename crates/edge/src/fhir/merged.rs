@@ -83,7 +83,7 @@ pub async fn widen_chains(
         }
         left.extend(chain.branches.iter_mut().filter_map(|(_, criterion)| match criterion {
             Criterion::Chain(chain) => Some(chain),
-            Criterion::Clause(_) | Criterion::Has(_) => None,
+            Criterion::Clause(_) | Criterion::Has(_) | Criterion::Any(_) => None,
         }));
     }
     Ok(asked)
@@ -106,6 +106,7 @@ async fn merged_that_meet(
         Criterion::Clause(clause) => query.clauses.push(clause),
         Criterion::Chain(chain) => query.chains.push(chain),
         Criterion::Has(has) => query.has.push(has),
+        Criterion::Any(any) => query.any.push(any),
     }
     let page = doors.silver.search(permit, domain, &query).await?;
     Ok(page.resources.into_iter().map(|resource| resource.id).collect())

@@ -5,9 +5,11 @@
 
 mod audit_event;
 mod capability;
+mod compartment;
 mod error;
 mod mask;
 mod merged;
+mod operation;
 mod read;
 mod search;
 mod subset;
@@ -39,9 +41,14 @@ pub fn router(doors: Arc<Doors>) -> Router {
         .route("/fhir/{domain}/AuditEvent/{id}", get(audit_event::read).fallback(audit_event::refuse))
         .route("/fhir/{domain}/{rtype}", get(search::get).post(write::create))
         .route("/fhir/{domain}/{rtype}/_search", post(search::post))
-        .route("/fhir/{domain}/{rtype}/{id}", get(read::read).put(write::update).delete(write::delete))
+        .route(
+            "/fhir/{domain}/{rtype}/{id}",
+            get(operation::read_or_get).post(operation::post_of_type).put(write::update).delete(write::delete),
+        )
         .route("/fhir/{domain}/{rtype}/{id}/_history", get(read::history))
         .route("/fhir/{domain}/{rtype}/{id}/_history/{version}", get(read::vread))
+        .route("/fhir/{domain}/{rtype}/{id}/{member}", get(compartment::get).post(operation::post_of_instance))
+        .route("/fhir/{domain}/{rtype}/{id}/{member}/_search", post(compartment::post))
         .layer(DefaultBodyLimit::max(body_max))
         .with_state(doors)
 }

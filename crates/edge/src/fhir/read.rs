@@ -3,16 +3,17 @@
 use std::sync::Arc;
 
 use axum::Extension;
-use axum::extract::{Path, State};
+use axum::extract::{Path, RawQuery, State};
 use axum::http::{HeaderMap, StatusCode, header};
 use base::{DomainName, Layer, LogicalId, Permit, Read, TraceContext};
 use fhir::json;
 use fhir::json::{ParseLimits, Value};
+use fhir::search::Query;
 use gate::{Access, Held, Outcome};
 use policy::Action;
 use store::{Resource, StoreError};
 
-use super::{Answer, FHIR_JSON, FhirError, known_type, mask};
+use super::{Answer, FHIR_JSON, FhirError, known_type, mask, subset};
 use crate::doors::{Call, Doors};
 use crate::http::Peer;
 use crate::outgoing::{Draft, Outgoing};
@@ -43,7 +44,7 @@ pub async fn permit_to_read(
 }
 
 /// For one resource the decision may know whose it is: a care team sees more of its own patients.
-async fn permit_to_read_one(doors: &Doors, call: &Call, name: &Named<'_>) -> Result<Permit<Read>, FhirError> {
+pub async fn permit_to_read_one(doors: &Doors, call: &Call, name: &Named<'_>) -> Result<Permit<Read>, FhirError> {
     let mut ask = call.ask(Action::Read, name.domain, Layer::Silver).kind(&name.rtype);
     if let Some(patient) = doors.silver.patient_of(name.domain, &name.rtype, &name.id).await?
         && patient.is_patient()
@@ -56,20 +57,23 @@ async fn permit_to_read_one(doors: &Doors, call: &Call, name: &Named<'_>) -> Res
 pub async fn read(
     State(doors): State<Arc<Doors>>,
     Path((domain, rtype, id)): Path<(String, String, String)>,
+    RawQuery(query): RawQuery,
     Extension(peer): Extension<Peer>,
     Extension(trace): Extension<TraceContext>,
     headers: HeaderMap,
 ) -> Answer {
     let call = doors.call("fhir", &peer, trace, &headers).await?;
     let name = named(&doors, &domain, &rtype, &id)?;
+    let part = subset::of_read(&name.rtype, query.as_deref(), &doors.limits)?;
     let permit = permit_to_read_one(&doors, &call, &name).await?;
     let found = doors.silver.read(&permit, name.domain, &name.rtype, &name.id).await;
-    one(&doors, &call, &permit, &name, "read", found).await
+    one(&doors, &call, &permit, &name, "read", found, part.as_ref()).await
 }
 
 pub async fn vread(
     State(doors): State<Arc<Doors>>,
     Path((domain, rtype, id, version)): Path<(String, String, String, String)>,
+    RawQuery(query): RawQuery,
     Extension(peer): Extension<Peer>,
     Extension(trace): Extension<TraceContext>,
     headers: HeaderMap,
@@ -77,9 +81,10 @@ pub async fn vread(
     let call = doors.call("fhir", &peer, trace, &headers).await?;
     let name = named(&doors, &domain, &rtype, &id)?;
     let version: u32 = version.parse().map_err(|_| FhirError::not_found())?;
+    let part = subset::of_read(&name.rtype, query.as_deref(), &doors.limits)?;
     let permit = permit_to_read_one(&doors, &call, &name).await?;
     let found = doors.silver.vread(&permit, name.domain, &name.rtype, &name.id, version).await;
-    one(&doors, &call, &permit, &name, "vread", found).await
+    one(&doors, &call, &permit, &name, "vread", found, part.as_ref()).await
 }
 
 /// Answers with a resource, or with what a caller may know of its absence; recorded either way.
@@ -90,6 +95,7 @@ async fn one(
     name: &Named<'_>,
     what: &str,
     found: Result<Option<Resource>, StoreError>,
+    part: Option<&Query>,
 ) -> Answer {
     let found = match found {
         Err(StoreError::NotCovered(_)) => None,
@@ -105,7 +111,7 @@ async fn one(
         return Err(FhirError::new(StatusCode::GONE, "deleted", "this resource was deleted"));
     }
     let access = access.rows(1).patients(name.domain, [resource.patient.0]);
-    let draft = Draft::new(StatusCode::OK, FHIR_JSON, body_of(doors, permit, &resource)?)
+    let draft = Draft::new(StatusCode::OK, FHIR_JSON, body_of(doors, permit, &resource, part)?)
         .with(header::ETAG, format!("W/\"{}\"", resource.version))
         .with(header::LAST_MODIFIED, http_date(resource.last_updated));
     let held = Held::under(permit, draft);
@@ -187,12 +193,21 @@ pub fn value_of(doors: &Doors, permit: &Permit<Read>, resource: &Resource) -> Re
     Ok(value)
 }
 
-/// Bytes as stored when nothing is masked: no second serialisation.
-fn body_of(doors: &Doors, permit: &Permit<Read>, resource: &Resource) -> Result<Vec<u8>, FhirError> {
-    if permit.grant().masks.is_empty() {
+/// Bytes as stored when nothing is masked or left out: no second serialisation.
+fn body_of(
+    doors: &Doors,
+    permit: &Permit<Read>,
+    resource: &Resource,
+    part: Option<&Query>,
+) -> Result<Vec<u8>, FhirError> {
+    if permit.grant().masks.is_empty() && part.is_none() {
         return Ok(resource.body.expose().clone());
     }
-    Ok(fhir::json::to_vec(&value_of(doors, permit, resource)?))
+    let mut value = value_of(doors, permit, resource)?;
+    if let Some(part) = part {
+        subset::apply(part, &mut value);
+    }
+    Ok(fhir::json::to_vec(&value))
 }
 
 /// IMF-fixdate (RFC 9110 §5.6.7).

@@ -30,7 +30,7 @@ pub async fn get(
 ) -> Answer {
     let call = doors.call("fhir", &peer, trace, &headers).await?;
     let pairs = fhir::search::decode_query(query.as_deref().unwrap_or_default());
-    search(&doors, &call, &domain, &rtype, pairs, &headers).await
+    of_type(&doors, &call, &domain, &rtype, pairs, &headers).await
 }
 
 /// `POST [type]/_search`: the criteria in the body, where no proxy logs them.
@@ -44,56 +44,122 @@ pub async fn post(
     body: Bytes,
 ) -> Answer {
     let call = doors.call("fhir", &peer, trace, &headers).await?;
-    let mut pairs = fhir::search::decode_query(query.as_deref().unwrap_or_default());
-    let form = std::str::from_utf8(&body)
-        .map_err(|_| FhirError::new(StatusCode::BAD_REQUEST, "structure", "the form is not UTF-8"))?;
-    pairs.extend(fhir::search::decode_query(form));
-    search(&doors, &call, &domain, &rtype, pairs, &headers).await
+    let pairs = form(query.as_deref(), &body)?;
+    of_type(&doors, &call, &domain, &rtype, pairs, &headers).await
 }
 
-async fn search(
+/// The criteria of a `_search`: those of the URL and those of the body.
+pub(super) fn form(query: Option<&str>, body: &[u8]) -> Result<Vec<(String, String)>, FhirError> {
+    let mut pairs = fhir::search::decode_query(query.unwrap_or_default());
+    let form = std::str::from_utf8(body)
+        .map_err(|_| FhirError::new(StatusCode::BAD_REQUEST, "structure", "the form is not UTF-8"))?;
+    pairs.extend(fhir::search::decode_query(form));
+    Ok(pairs)
+}
+
+async fn of_type(
     doors: &Doors,
     call: &Call,
     domain: &str,
     rtype: &str,
-    mut pairs: Vec<(String, String)>,
+    pairs: Vec<(String, String)>,
     headers: &HeaderMap,
 ) -> Answer {
     let (domain, _) = doors.domain(domain).ok_or_else(FhirError::not_found)?;
     let rtype = known_type(rtype)?;
-    let prefer = headers.get("prefer").and_then(|value| value.to_str().ok()).unwrap_or_default();
-    let lenient = prefer.contains("handling=lenient");
-    pairs.retain(|(name, _)| name != "_format" && name != "_pretty");
-    let bound = link_bound(call, domain, rtype);
-    if let [(name, link)] = pairs.as_slice()
-        && name == "_cursor"
-    {
-        pairs = open_link(doors, &bound, link)?;
+    let search = Search {
+        doors,
+        call,
+        domain,
+        rtype,
+        path: rtype.to_owned(),
+        what: format!("search {rtype}"),
+        pick: Pick::Page,
+    };
+    let pairs = search.open(pairs)?;
+    let query = search.parse(&pairs, headers)?;
+    search.answer(query, &pairs, Vec::new()).await
+}
+
+/// One search, wherever it was asked: at a type, in a compartment, by an operation that is a search.
+pub(super) struct Search<'a> {
+    pub doors: &'a Doors,
+    pub call: &'a Call,
+    pub domain: &'a DomainName,
+    pub rtype: &'a str,
+    /// Of the request, below the domain's base: for the links.
+    pub path: String,
+    /// For the audit record: no ids.
+    pub what: String,
+    pub pick: Pick,
+}
+
+/// Which of the resources that were found are the answer.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Pick {
+    /// All, by pages.
+    Page,
+    /// The first page, and no other.
+    First,
+    /// The newest of each code, so many of one.
+    Last(usize),
+}
+
+impl Search<'_> {
+    fn bound(&self) -> Vec<u8> {
+        link_bound(self.call, self.domain, &self.path)
     }
-    let mut query = fhir::search::parse_query(rtype, &pairs, &doors.limits, lenient).map_err(|issue| FhirError {
-        status: StatusCode::BAD_REQUEST,
-        issues: vec![issue],
-        retry_after_s: None,
-    })?;
-    subset::check(&query)?;
-    let permit = permit_to_search(doors, call, domain, &query).await?;
-    refuse_masked_criteria(&query, &permit.grant().masks)?;
-    let mut asked = super::merged::widen(doors, &permit, domain, &mut query);
-    asked.extend(super::merged::widen_chains(doors, &permit, domain, &mut query).await?);
-    let mut page = doors.silver.search(&permit, domain, &query).await?;
-    super::merged::add_survivors(doors, &permit, domain, &mut page).await?;
-    let links = links(doors, &bound, domain, rtype, &query, &pairs, &page)?;
-    let bundle = bundle(doors, &permit, domain, links, &query, &page)?;
-    let hash = doors.gate.query_hash(pairs_text(&pairs).as_bytes());
-    let shown = page.resources.iter().chain(&page.included);
-    let access = Access::of(&permit, Action::Search, &call.origin)
-        .what(format!("search {rtype}"))
-        .query(hash)
-        .rows((page.resources.len() + page.included.len()) as u64)
-        .patients(domain, shown.map(|resource| resource.patient.0).chain(asked));
-    let held = Held::under(&permit, Draft::new(StatusCode::OK, FHIR_JSON, fhir::json::to_vec(&bundle)));
-    let release = doors.gate.release(&call.caller, access).await?;
-    Outgoing::data(held, release).map_err(|_| FhirError::unavailable("the answer could not be released"))
+
+    /// The criteria: as they were given, or as a page link carries them.
+    pub fn open(&self, mut pairs: Vec<(String, String)>) -> Result<Vec<(String, String)>, FhirError> {
+        pairs.retain(|(name, _)| name != "_format" && name != "_pretty");
+        match pairs.as_slice() {
+            [(name, link)] if name == "_cursor" => open_link(self.doors, &self.bound(), link),
+            _ => Ok(pairs),
+        }
+    }
+
+    pub fn parse(&self, pairs: &[(String, String)], headers: &HeaderMap) -> Result<Query, FhirError> {
+        let prefer = headers.get("prefer").and_then(|value| value.to_str().ok()).unwrap_or_default();
+        let lenient = prefer.contains("handling=lenient");
+        let query = fhir::search::parse_query(self.rtype, pairs, &self.doors.limits, lenient);
+        query.map_err(|issue| FhirError { status: StatusCode::BAD_REQUEST, issues: vec![issue], retry_after_s: None })
+    }
+
+    /// Permit, page, record, release. `asked` are source records that the request itself names.
+    pub async fn answer(&self, mut query: Query, pairs: &[(String, String)], asked: Vec<u32>) -> Answer {
+        let Search { doors, call, domain, .. } = *self;
+        subset::check(&query)?;
+        let permit = permit_to_search(doors, call, domain, &query).await?;
+        refuse_masked_criteria(&query, &permit.grant().masks)?;
+        let mut asked: Vec<u32> =
+            asked.into_iter().filter(|record| permit.grant().patients.contains(base::Ordinal(*record))).collect();
+        asked.extend(super::merged::widen(doors, &permit, domain, &mut query));
+        asked.extend(super::merged::widen_chains(doors, &permit, domain, &mut query).await?);
+        let mut page = match self.pick {
+            Pick::Page => doors.silver.search(&permit, domain, &query).await?,
+            Pick::First => SearchPage { next: None, ..doors.silver.search(&permit, domain, &query).await? },
+            Pick::Last(max) => {
+                let resources = doors.silver.last(&permit, domain, &query, "code", "date", max).await?;
+                let total = Some(resources.len() as u64);
+                SearchPage { resources, included: Vec::new(), total, next: None }
+            }
+        };
+        super::merged::add_survivors(doors, &permit, domain, &mut page).await?;
+        let ignored = |name: &str| query.ignored.iter().any(|ignored| ignored == name);
+        let links = links(doors, &self.bound(), domain, &self.path, &ignored, pairs, page.next.as_deref())?;
+        let bundle = bundle(doors, &permit, domain, links, &query, &page)?;
+        let hash = doors.gate.query_hash(pairs_text(pairs).as_bytes());
+        let shown = page.resources.iter().chain(&page.included);
+        let access = Access::of(&permit, Action::Search, &call.origin)
+            .what(self.what.as_str())
+            .query(hash)
+            .rows((page.resources.len() + page.included.len()) as u64)
+            .patients(domain, shown.map(|resource| resource.patient.0).chain(asked));
+        let held = Held::under(&permit, Draft::new(StatusCode::OK, FHIR_JSON, fhir::json::to_vec(&bundle)));
+        let release = doors.gate.release(&call.caller, access).await?;
+        Outgoing::data(held, release).map_err(|_| FhirError::unavailable("the answer could not be released"))
+    }
 }
 
 /// For all types that a search speaks of: those that it asks about must be allowed, those that would come beside what is
@@ -132,7 +198,7 @@ async fn permit_to_search(
 
 fn kinds_of<'q>(criterion: &'q Criterion, asked: &mut Vec<&'q str>, also: &mut Vec<&'q str>) {
     match criterion {
-        Criterion::Clause(_) => {}
+        Criterion::Clause(_) | Criterion::Any(_) => {}
         Criterion::Chain(chain) => kinds_of_chain(chain, asked, also),
         Criterion::Has(has) => kinds_of_has(has, asked, also),
     }
@@ -174,7 +240,9 @@ fn refuse_masked_criteria(query: &Query, masks: &[Mask]) -> Result<(), FhirError
             .find(|known| known.code == param)
             .is_some_and(|known| classes(&query.rtype, known.expression).any(|c| masks.iter().any(|m| m.class == c)))
     };
-    let used = query.clauses.iter().map(|clause| clause.param).chain(query.sort.iter().map(|(param, _)| *param));
+    let any = query.any.iter().flatten().flatten();
+    let used =
+        query.clauses.iter().chain(any).map(|clause| clause.param).chain(query.sort.iter().map(|(param, _)| *param));
     for param in used {
         if masked(param) {
             return Err(FhirError::new(
@@ -254,23 +322,23 @@ fn bundle(
 }
 
 /// `self` repeats what was understood; `next` is opaque: criteria and cursor, sealed for this caller.
-fn links(
+pub(super) fn links(
     doors: &Doors,
     bound: &[u8],
     domain: &DomainName,
-    rtype: &str,
-    query: &Query,
+    path: &str,
+    ignored: &dyn Fn(&str) -> bool,
     pairs: &[(String, String)],
-    page: &SearchPage,
+    next: Option<&str>,
 ) -> Result<Vec<Value>, FhirError> {
-    let base = format!("{}/fhir/{domain}/{rtype}", doors.info.base_url);
+    let base = format!("{}/fhir/{domain}/{path}", doors.info.base_url);
     let understood: Vec<&(String, String)> =
-        pairs.iter().filter(|(name, _)| name != "_cursor" && !query.ignored.contains(name)).collect();
+        pairs.iter().filter(|(name, _)| name != "_cursor" && !ignored(name)).collect();
     let shown: Vec<String> =
         understood.iter().map(|(name, value)| format!("{}={}", percent(name), percent(value))).collect();
     let mut links = vec![json!({ "relation": "self", "url": (format!("{base}?{}", shown.join("&"))) })];
-    if let Some(next) = &page.next {
-        let cursor = ("_cursor".to_owned(), next.clone());
+    if let Some(next) = next {
+        let cursor = ("_cursor".to_owned(), next.to_owned());
         let carried: Vec<&(String, String)> = understood.into_iter().chain([&cursor]).collect();
         let plain = serde_json::to_vec(&carried).unwrap_or_default();
         let sealed = doors.silver.seal_link(bound, &plain)?;
@@ -291,7 +359,7 @@ pub(super) fn percent(text: &str) -> String {
     out
 }
 
-fn entry(base: &str, mode: &str, resource: &Resource, value: Value) -> Value {
+pub(super) fn entry(base: &str, mode: &str, resource: &Resource, value: Value) -> Value {
     json!({
         "fullUrl": (format!("{base}/{}/{}", resource.rtype, resource.id)),
         "resource": (value),

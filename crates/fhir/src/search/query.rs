@@ -131,6 +131,7 @@ impl Builder<'_> {
                 Criterion::Clause(clause) => self.query.clauses.push(clause),
                 Criterion::Chain(chain) => self.query.chains.push(chain),
                 Criterion::Has(has) => self.query.has.push(has),
+                Criterion::Any(any) => self.query.any.push(any),
             },
         }
         Ok(())

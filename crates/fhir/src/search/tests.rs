@@ -187,6 +187,10 @@ fn criterion_text(criterion: &Criterion) -> String {
             format!("{} -> {}", chain.param, branches.join(" or "))
         }
         Criterion::Has(has) => format!("{}.{} <- {}", has.rtype, has.param, criterion_text(&has.criterion)),
+        Criterion::Any(any) => {
+            let all = |clauses: &Vec<Clause>| clauses.iter().map(clause).collect::<Vec<_>>().join(" and ");
+            any.iter().map(all).collect::<Vec<_>>().join(" or ")
+        }
     }
 }
 

@@ -120,6 +120,8 @@ pub struct Query {
     pub chains: Vec<Chain>,
     /// All must hold: `_has:Observation:patient:code=...`.
     pub has: Vec<Has>,
+    /// All must hold; each, where all clauses of one of its alternatives do. Made by doors, never read from a query.
+    pub any: Vec<Vec<Vec<Clause>>>,
     /// Parameter and whether descending, first to last.
     pub sort: Vec<(&'static str, bool)>,
     /// Page size asked for, never above the limit; 0 asks for the total only.
@@ -139,7 +141,7 @@ pub struct Query {
 /// Counts only: a query is PHI.
 impl std::fmt::Debug for Query {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        let criteria = self.clauses.len() + self.chains.len() + self.has.len();
+        let criteria = self.clauses.len() + self.chains.len() + self.has.len() + self.any.len();
         write!(f, "Query({}, {criteria} criteria)", self.rtype)
     }
 }
@@ -273,6 +275,8 @@ pub enum Criterion {
     Clause(Clause),
     Chain(Chain),
     Has(Has),
+    /// Any of the alternatives must hold, of which all clauses must.
+    Any(Vec<Vec<Clause>>),
 }
 
 /// R4 §3.1.1.5.4.

@@ -79,7 +79,28 @@ impl Context<'_> {
             Criterion::Clause(clause) => self.test_clause(rtype, clause, depth, sql),
             Criterion::Chain(chain) => self.test_chain(rtype, chain, depth, sql),
             Criterion::Has(has) => self.test_has(rtype, has, depth, sql),
+            Criterion::Any(alternatives) => self.test_any(rtype, alternatives, depth, sql),
         }
+    }
+
+    fn test_any(
+        &self,
+        rtype: &str,
+        alternatives: &[Vec<Clause>],
+        depth: usize,
+        sql: &mut Sql,
+    ) -> Result<(), StoreError> {
+        sql.push("(").push(NEVER);
+        for clauses in alternatives {
+            sql.push(" OR (1");
+            for clause in clauses {
+                sql.push(" AND ");
+                self.test_clause(rtype, clause, depth, sql)?;
+            }
+            sql.push(")");
+        }
+        sql.push(")");
+        Ok(())
     }
 
     fn test_clause(&self, rtype: &str, clause: &Clause, depth: usize, sql: &mut Sql) -> Result<(), StoreError> {
@@ -248,7 +269,27 @@ impl Context<'_> {
             Criterion::Clause(clause) => self.source_clause(rtype, clause),
             Criterion::Chain(chain) => self.source_chain(rtype, chain, depth),
             Criterion::Has(has) => self.source_has(rtype, has, depth),
+            Criterion::Any(alternatives) => self.source_any(rtype, alternatives),
         }
+    }
+
+    /// Of each alternative what its first clause that can be listed gives: the others are tested.
+    fn source_any(&self, rtype: &str, alternatives: &[Vec<Clause>]) -> Result<Option<Sql>, StoreError> {
+        let mut sql = Sql::default();
+        for clauses in alternatives {
+            let mut listed = None;
+            for clause in clauses {
+                if listed.is_none() {
+                    listed = self.source_clause(rtype, clause)?;
+                }
+            }
+            let Some(source) = listed else { return Ok(None) };
+            if !sql.text.is_empty() {
+                sql.push(" UNION ALL ");
+            }
+            sql.append(&source);
+        }
+        Ok((!sql.text.is_empty()).then_some(sql))
     }
 
     fn source_clause(&self, rtype: &str, clause: &Clause) -> Result<Option<Sql>, StoreError> {

@@ -68,6 +68,11 @@ impl Dict {
         self.types.get(name).copied()
     }
 
+    /// The types of which there are, or were, resources.
+    pub fn types(&self) -> impl Iterator<Item = (&str, i64)> {
+        self.types.iter().map(|(name, n)| (name.as_str(), *n))
+    }
+
     pub fn param(&self, rtype: i64, code: &str) -> Option<Param> {
         // A map by owned pairs: looking up means owning. Codes are short.
         self.params.get(&(rtype, code.to_owned())).copied()

@@ -10,6 +10,7 @@ mod include;
 mod query;
 mod schema;
 mod sql;
+mod whole;
 mod write;
 
 #[cfg(test)]
@@ -27,6 +28,7 @@ use tokio::sync::Semaphore;
 
 pub(crate) use cover::Cover;
 pub(crate) use query::{FEW, Hit, fingerprint};
+pub(crate) use whole::{Of, Whole};
 pub(crate) use write::Document;
 
 use self::clause::Context;
@@ -213,6 +215,40 @@ impl Index {
             let page = query::run(&context, connection, &search.query, search.after.as_deref(), search.count)?;
             let included = include::run(&context, connection, &search.query, &page.hits, search.included_max)?;
             Ok(Answer { hits: page.hits, included, total: page.total, more: page.more })
+        })
+        .await
+    }
+
+    /// A page of what belongs together, over all types.
+    pub async fn whole(
+        &self,
+        whole: Whole,
+        cover: Cover,
+        after: Option<Vec<Value>>,
+        count: usize,
+    ) -> Result<Answer, StoreError> {
+        self.read(move |connection, patients, dict| {
+            *patients.lock() = cover.patients().clone();
+            let context = Context { dict, cover: &cover, few: FEW };
+            let page = whole::run(&context, connection, &whole, after.as_deref(), count)?;
+            Ok(Answer { hits: page.hits, included: Vec::new(), total: page.total, more: page.more })
+        })
+        .await
+    }
+
+    /// Change numbers of the newest `max` of each code.
+    pub async fn last(
+        &self,
+        query: Query,
+        cover: Cover,
+        code: &'static str,
+        date: &'static str,
+        max: usize,
+    ) -> Result<Vec<u64>, StoreError> {
+        self.read(move |connection, patients, dict| {
+            *patients.lock() = cover.patients().clone();
+            let context = Context { dict, cover: &cover, few: FEW };
+            whole::last(&context, connection, &query, code, date, max)
         })
         .await
     }

@@ -4,7 +4,7 @@
 //! rest and sorted. Where every criterion is common, or none can be listed, the resources are walked in the order of
 //! the answer and tested, until the page is full.
 
-use fhir::search::{ClauseValue, Criterion, Modifier, ParamKind, Prefix, Query, Total};
+use fhir::search::{Clause, ClauseValue, Criterion, Modifier, ParamKind, Prefix, Query, Total};
 use rusqlite::types::Value;
 use rusqlite::{Connection, params_from_iter};
 
@@ -40,7 +40,8 @@ struct Key {
 pub(super) fn criteria(query: &Query) -> Vec<Criterion> {
     let clauses = query.clauses.iter().cloned().map(Criterion::Clause);
     let chains = query.chains.iter().cloned().map(Criterion::Chain);
-    clauses.chain(chains).chain(query.has.iter().cloned().map(Criterion::Has)).collect()
+    let has = query.has.iter().cloned().map(Criterion::Has);
+    clauses.chain(chains).chain(has).chain(query.any.iter().cloned().map(Criterion::Any)).collect()
 }
 
 /// Runs the query: at most `count` resources after `after` (the last keys of the page before).
@@ -79,6 +80,11 @@ pub(super) fn find(
     let mut statement = connection.prepare_cached(&sql.text)?;
     let rows = statement.query_map(params_from_iter(&sql.values), |row| Ok((row.get(0)?, row.get(1)?)))?;
     Ok(rows.collect::<Result<_, _>>()?)
+}
+
+/// ` FROM ... WHERE ...` of a query: its resources as `r0`.
+pub(super) fn from(context: &Context<'_>, connection: &Connection, query: &Query) -> Result<Sql, StoreError> {
+    Ok(Plan::new(context, connection, query)?.from)
 }
 
 /// The statement of a first page, for tests of what SQLite makes of it.
@@ -321,19 +327,7 @@ pub(crate) fn fingerprint(query: &Query) -> [u8; 32] {
 
 fn write_criterion(criterion: &Criterion, write: &mut dyn FnMut(&str)) {
     match criterion {
-        Criterion::Clause(clause) => {
-            write("clause");
-            write(clause.param);
-            match &clause.modifier {
-                None => write(""),
-                Some(Modifier::Type(rtype)) => write(&format!("type {rtype}")),
-                Some(modifier) => write(&format!("{modifier:?}")),
-            }
-            write(&clause.values.len().to_string());
-            for value in &clause.values {
-                write_value(value, write);
-            }
-        }
+        Criterion::Clause(clause) => write_clause(clause, write),
         Criterion::Chain(chain) => {
             write("chain");
             write(chain.param);
@@ -349,6 +343,30 @@ fn write_criterion(criterion: &Criterion, write: &mut dyn FnMut(&str)) {
             write(has.param);
             write_criterion(&has.criterion, write);
         }
+        Criterion::Any(alternatives) => {
+            write("any");
+            write(&alternatives.len().to_string());
+            for clauses in alternatives {
+                write(&clauses.len().to_string());
+                for clause in clauses {
+                    write_clause(clause, write);
+                }
+            }
+        }
+    }
+}
+
+fn write_clause(clause: &Clause, write: &mut dyn FnMut(&str)) {
+    write("clause");
+    write(clause.param);
+    match &clause.modifier {
+        None => write(""),
+        Some(Modifier::Type(rtype)) => write(&format!("type {rtype}")),
+        Some(modifier) => write(&format!("{modifier:?}")),
+    }
+    write(&clause.values.len().to_string());
+    for value in &clause.values {
+        write_value(value, write);
     }
 }
 

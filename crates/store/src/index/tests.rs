@@ -250,6 +250,9 @@ impl Oracle<'_> {
                     && self.refers(from, Some(has.param)).any(|target| std::ptr::eq(target, doc))
                     && self.criterion(from, &has.criterion)
             }),
+            Criterion::Any(alternatives) => {
+                alternatives.iter().any(|clauses| clauses.iter().all(|clause| self.clause(doc, clause)))
+            }
         }
     }
 
@@ -403,7 +406,14 @@ async fn searches_equal_the_oracle_in_ids_order_total_and_pages() {
     let mut hits: HashMap<&str, usize> = HashMap::new();
     for round in 0..800 {
         let (rtype, text) = any_query(&dice);
-        let query = query(rtype, &text);
+        let mut query = query(rtype, &text);
+        if dice.below(4) == 0 {
+            // The same clauses as alternatives: the first by itself, or all the others together.
+            let mut clauses = std::mem::take(&mut query.clauses);
+            let rest = clauses.split_off(clauses.len().min(1));
+            query.any = vec![[clauses, rest].into_iter().filter(|clauses| !clauses.is_empty()).collect()];
+            query.any.retain(|alternatives: &Vec<_>| !alternatives.is_empty());
+        }
         let some = RoaringBitmap::from_iter((1..=PEOPLE as u32).filter(|_| dice.below(2) == 0));
         let many = |set: &RoaringBitmap| Arc::new(set | &RoaringBitmap::from_iter(100..200));
         let patients = match dice.below(6) {

@@ -14,6 +14,7 @@ mod read;
 mod search;
 mod types;
 mod waiting;
+mod whole;
 mod work;
 
 #[cfg(test)]
@@ -36,6 +37,7 @@ pub use search::{Found, SearchPage};
 pub use types::{Batch, NewVersion, Outcome, Resource, Scanned, Seen, SetAside, SetAsideEntry, Traced};
 
 pub use waiting::Waiting;
+pub use whole::{Of, Whole};
 
 use crate::index::Index;
 use crate::secrets::Secrets;

@@ -135,7 +135,7 @@ fn bound(permit: &Permit<Read>, domain: &DomainName, query: &Query) -> Vec<u8> {
     bound
 }
 
-fn encode_keys(keys: &[Value]) -> Vec<u8> {
+pub(super) fn encode_keys(keys: &[Value]) -> Vec<u8> {
     let mut out = Vec::new();
     for key in keys {
         let (tag, bytes): (u8, Vec<u8>) = match key {
@@ -152,7 +152,7 @@ fn encode_keys(keys: &[Value]) -> Vec<u8> {
     out
 }
 
-fn decode_keys(mut bytes: &[u8]) -> Result<Vec<Value>, StoreError> {
+pub(super) fn decode_keys(mut bytes: &[u8]) -> Result<Vec<Value>, StoreError> {
     const BAD: StoreError = StoreError::BadCursor;
     let mut keys = Vec::new();
     while let Some((head, rest)) = bytes.split_first_chunk::<5>() {

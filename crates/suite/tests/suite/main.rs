@@ -30,6 +30,7 @@ mod lists;
 mod lost_keys;
 mod merges;
 mod mllp;
+mod operations;
 mod postgres;
 mod query;
 mod rebuild;
