@@ -57,8 +57,8 @@ impl FhirWrites {
     ) -> Result<Written, WriteError> {
         // One key used for two different requests is two requests: the interaction is part of the key.
         let control_key = idempotency_key.map(|key| {
-            let id = request.id.as_deref().unwrap_or("");
-            format!("{key} {:?} {}/{id}", request.interaction, request.rtype)
+            let target = request.id.as_deref().or(request.criteria.as_deref()).unwrap_or("");
+            format!("{key} {:?} {}/{target}", request.interaction, request.rtype)
         });
         let content = Content::Fhir(request);
         let accepted = self

@@ -18,7 +18,7 @@ pub fn statement(base: &str, date: &str, version: &str) -> Value {
             .map(|param| json!({ "name": param.code, "type": kind(param.kind) }))
             .collect();
         let interactions: Vec<Value> =
-            ["read", "vread", "create", "update", "delete", "search-type", "history-instance"]
+            ["read", "vread", "create", "update", "patch", "delete", "search-type", "history-instance"]
                 .iter()
                 .map(|code| json!({ "code": *code }))
                 .collect();
@@ -29,6 +29,9 @@ pub fn statement(base: &str, date: &str, version: &str) -> Value {
             "readHistory": true,
             "updateCreate": true,
             "conditionalCreate": true,
+            "conditionalRead": "full-support",
+            "conditionalUpdate": true,
+            "conditionalDelete": "single",
             "searchParam": (Value::Array(params)),
         }));
     }
@@ -41,6 +44,7 @@ pub fn statement(base: &str, date: &str, version: &str) -> Value {
         "implementation": { "description": "A domain of a Wardmesh node", "url": base },
         "fhirVersion": "4.0.1",
         "format": ["application/fhir+json", "json"],
+        "patchFormat": [(fhir::patch::JSON_PATCH), "application/fhir+json"],
         "rest": [{
             "mode": "server",
             "security": { "cors": false, "description": "Bearer tokens; every access is decided by policy and recorded" },

@@ -8,10 +8,13 @@ mod capability;
 mod error;
 mod mask;
 mod merged;
+mod prefer;
 mod read;
 mod search;
 mod subset;
+mod unless;
 mod write;
+mod writing;
 
 use std::sync::Arc;
 
@@ -37,9 +40,19 @@ pub fn router(doors: Arc<Doors>) -> Router {
         .route("/fhir/{domain}/AuditEvent", get(audit_event::get).fallback(audit_event::refuse))
         .route("/fhir/{domain}/AuditEvent/_search", post(audit_event::post))
         .route("/fhir/{domain}/AuditEvent/{id}", get(audit_event::read).fallback(audit_event::refuse))
-        .route("/fhir/{domain}/{rtype}", get(search::get).post(write::create))
+        .route(
+            "/fhir/{domain}/{rtype}",
+            get(search::get)
+                .post(write::create)
+                .put(write::update_where)
+                .patch(write::patch_where)
+                .delete(write::delete_where),
+        )
         .route("/fhir/{domain}/{rtype}/_search", post(search::post))
-        .route("/fhir/{domain}/{rtype}/{id}", get(read::read).put(write::update).delete(write::delete))
+        .route(
+            "/fhir/{domain}/{rtype}/{id}",
+            get(read::read).put(write::update).patch(write::patch).delete(write::delete),
+        )
         .route("/fhir/{domain}/{rtype}/{id}/_history", get(read::history))
         .route("/fhir/{domain}/{rtype}/{id}/_history/{version}", get(read::vread))
         .layer(DefaultBodyLimit::max(body_max))

@@ -1,4 +1,4 @@
-//! read, vread and history of one resource (R4 §3.1.0.1, §3.1.0.3, §3.1.0.8).
+//! read, vread and history of one resource (R4 §3.1.0.2, §3.1.0.3, §3.1.0.12).
 
 use std::sync::Arc;
 
@@ -12,10 +12,11 @@ use gate::{Access, Held, Outcome};
 use policy::Action;
 use store::{Resource, StoreError};
 
+use super::unless::{Unless, http_date};
 use super::{Answer, FHIR_JSON, FhirError, known_type, mask};
 use crate::doors::{Call, Doors};
 use crate::http::Peer;
-use crate::outgoing::{Draft, Outgoing};
+use crate::outgoing::{Draft, Outgoing, Released};
 
 /// What names a resource in a URL, checked.
 pub struct Named<'a> {
@@ -62,9 +63,7 @@ pub async fn read(
 ) -> Answer {
     let call = doors.call("fhir", &peer, trace, &headers).await?;
     let name = named(&doors, &domain, &rtype, &id)?;
-    let permit = permit_to_read_one(&doors, &call, &name).await?;
-    let found = doors.silver.read(&permit, name.domain, &name.rtype, &name.id).await;
-    one(&doors, &call, &permit, &name, "read", found).await
+    Ok(one(&doors, &call, &name, None, &Unless::of(&headers)).await?.into())
 }
 
 pub async fn vread(
@@ -77,26 +76,29 @@ pub async fn vread(
     let call = doors.call("fhir", &peer, trace, &headers).await?;
     let name = named(&doors, &domain, &rtype, &id)?;
     let version: u32 = version.parse().map_err(|_| FhirError::not_found())?;
-    let permit = permit_to_read_one(&doors, &call, &name).await?;
-    let found = doors.silver.vread(&permit, name.domain, &name.rtype, &name.id, version).await;
-    one(&doors, &call, &permit, &name, "vread", found).await
+    Ok(one(&doors, &call, &name, Some(version), &Unless::of(&headers)).await?.into())
 }
 
-/// Answers with a resource, or with what a caller may know of its absence; recorded either way.
-async fn one(
+/// Reads a resource, or what a caller may know of its absence; recorded either way.
+pub async fn one(
     doors: &Doors,
     call: &Call,
-    permit: &Permit<Read>,
     name: &Named<'_>,
-    what: &str,
-    found: Result<Option<Resource>, StoreError>,
-) -> Answer {
+    version: Option<u32>,
+    unless: &Unless,
+) -> Result<Released, FhirError> {
+    let permit = permit_to_read_one(doors, call, name).await?;
+    let found = match version {
+        None => doors.silver.read(&permit, name.domain, &name.rtype, &name.id).await,
+        Some(version) => doors.silver.vread(&permit, name.domain, &name.rtype, &name.id, version).await,
+    };
     let found = match found {
         Err(StoreError::NotCovered(_)) => None,
         other => other?,
     };
-    let access = Access::of(permit, Action::Read, &call.origin).what(format!("{what} {}", name.rtype));
-    let Some(resource) = found.filter(|resource| !resource.deleted || what == "read") else {
+    let what = if version.is_none() { "read" } else { "vread" };
+    let access = Access::of(&permit, Action::Read, &call.origin).what(format!("{what} {}", name.rtype));
+    let Some(resource) = found.filter(|resource| !resource.deleted || version.is_none()) else {
         doors.gate.release(&call.caller, access.outcome(Outcome::NotFound)).await?;
         return Err(FhirError::not_found());
     };
@@ -104,13 +106,18 @@ async fn one(
         doors.gate.release(&call.caller, access.outcome(Outcome::NotFound)).await?;
         return Err(FhirError::new(StatusCode::GONE, "deleted", "this resource was deleted"));
     }
-    let access = access.rows(1).patients(name.domain, [resource.patient.0]);
-    let draft = Draft::new(StatusCode::OK, FHIR_JSON, body_of(doors, permit, &resource)?)
+    let known = unless.knows(resource.version, resource.last_updated);
+    let access = access.rows(u64::from(!known)).patients(name.domain, [resource.patient.0]);
+    let (status, body) = match known {
+        true => (StatusCode::NOT_MODIFIED, Vec::new()),
+        false => (StatusCode::OK, body_of(doors, &permit, &resource)?),
+    };
+    let draft = Draft::new(status, FHIR_JSON, body)
         .with(header::ETAG, format!("W/\"{}\"", resource.version))
         .with(header::LAST_MODIFIED, http_date(resource.last_updated));
-    let held = Held::under(permit, draft);
+    let held = Held::under(&permit, draft);
     let release = doors.gate.release(&call.caller, access).await?;
-    Outgoing::data(held, release).map_err(|_| FhirError::unavailable("the answer could not be released"))
+    Released::open(held, release).map_err(|_| FhirError::unavailable("the answer could not be released"))
 }
 
 pub async fn history(
@@ -193,29 +200,4 @@ fn body_of(doors: &Doors, permit: &Permit<Read>, resource: &Resource) -> Result<
         return Ok(resource.body.expose().clone());
     }
     Ok(fhir::json::to_vec(&value_of(doors, permit, resource)?))
-}
-
-/// IMF-fixdate (RFC 9110 §5.6.7).
-pub fn http_date(at: base::Timestamp) -> String {
-    const DAYS: [&str; 7] = ["Thu", "Fri", "Sat", "Sun", "Mon", "Tue", "Wed"];
-    const MONTHS: [&str; 12] = ["Jan", "Feb", "Mar", "Apr", "May", "Jun", "Jul", "Aug", "Sep", "Oct", "Nov", "Dec"];
-    let days = at.ms().div_euclid(86_400_000);
-    let seconds = at.ms().rem_euclid(86_400_000) / 1_000;
-    let (year, month, day) = base::time::civil_from_days(days);
-    format!(
-        "{}, {day:02} {} {year:04} {:02}:{:02}:{:02} GMT",
-        DAYS[days.rem_euclid(7) as usize],
-        MONTHS[month as usize - 1],
-        seconds / 3600,
-        seconds / 60 % 60,
-        seconds % 60
-    )
-}
-
-#[cfg(test)]
-mod tests {
-    #[test]
-    fn http_dates_are_fixdates() {
-        assert_eq!(super::http_date(base::Timestamp(784_111_777_000)), "Sun, 06 Nov 1994 08:49:37 GMT");
-    }
 }

@@ -18,7 +18,7 @@ use super::read::{permit_to_read, value_of};
 use super::{Answer, FHIR_JSON, FhirError, known_type, subset};
 use crate::doors::{Call, Doors};
 use crate::http::Peer;
-use crate::outgoing::{Draft, Outgoing};
+use crate::outgoing::{Draft, Released};
 
 pub async fn get(
     State(doors): State<Arc<Doors>>,
@@ -30,7 +30,7 @@ pub async fn get(
 ) -> Answer {
     let call = doors.call("fhir", &peer, trace, &headers).await?;
     let pairs = fhir::search::decode_query(query.as_deref().unwrap_or_default());
-    search(&doors, &call, &domain, &rtype, pairs, &headers).await
+    Ok(search(&doors, &call, &domain, &rtype, pairs, is_lenient(&headers)).await?.into())
 }
 
 /// `POST [type]/_search`: the criteria in the body, where no proxy logs them.
@@ -48,21 +48,25 @@ pub async fn post(
     let form = std::str::from_utf8(&body)
         .map_err(|_| FhirError::new(StatusCode::BAD_REQUEST, "structure", "the form is not UTF-8"))?;
     pairs.extend(fhir::search::decode_query(form));
-    search(&doors, &call, &domain, &rtype, pairs, &headers).await
+    Ok(search(&doors, &call, &domain, &rtype, pairs, is_lenient(&headers)).await?.into())
 }
 
-async fn search(
+/// Whether unknown parameters are passed over (R4 §3.1.1.2).
+pub fn is_lenient(headers: &HeaderMap) -> bool {
+    headers.get("prefer").and_then(|value| value.to_str().ok()).is_some_and(|text| text.contains("handling=lenient"))
+}
+
+/// Searches, and records what was shown.
+pub async fn search(
     doors: &Doors,
     call: &Call,
     domain: &str,
     rtype: &str,
     mut pairs: Vec<(String, String)>,
-    headers: &HeaderMap,
-) -> Answer {
+    lenient: bool,
+) -> Result<Released, FhirError> {
     let (domain, _) = doors.domain(domain).ok_or_else(FhirError::not_found)?;
     let rtype = known_type(rtype)?;
-    let prefer = headers.get("prefer").and_then(|value| value.to_str().ok()).unwrap_or_default();
-    let lenient = prefer.contains("handling=lenient");
     pairs.retain(|(name, _)| name != "_format" && name != "_pretty");
     let bound = link_bound(call, domain, rtype);
     if let [(name, link)] = pairs.as_slice()
@@ -93,7 +97,7 @@ async fn search(
         .patients(domain, shown.map(|resource| resource.patient.0).chain(asked));
     let held = Held::under(&permit, Draft::new(StatusCode::OK, FHIR_JSON, fhir::json::to_vec(&bundle)));
     let release = doors.gate.release(&call.caller, access).await?;
-    Outgoing::data(held, release).map_err(|_| FhirError::unavailable("the answer could not be released"))
+    Released::open(held, release).map_err(|_| FhirError::unavailable("the answer could not be released"))
 }
 
 pub(super) fn pairs_text(pairs: &[(String, String)]) -> String {
@@ -103,7 +107,7 @@ pub(super) fn pairs_text(pairs: &[(String, String)]) -> String {
 }
 
 /// A criterion or sort key on a masked element would tell what the mask hides.
-fn refuse_masked_criteria(query: &Query, masks: &[Mask]) -> Result<(), FhirError> {
+pub fn refuse_masked_criteria(query: &Query, masks: &[Mask]) -> Result<(), FhirError> {
     if masks.is_empty() {
         return Ok(());
     }
