@@ -31,7 +31,7 @@ pub use journal::{Journal, JournalEntry, JournalError};
 pub use patients::PatientMap;
 pub use reach::Reach;
 pub use receive::{Hl7Receiver, Kind, Later, Reply};
-pub use refine::{CONSUMER, Expired, Plan, PlanKeeper, RefineError, Refiner, WHOLE, parse_etag};
+pub use refine::{CONSUMER, Expired, Plan, PlanKeeper, RefineError, Refiner, WHOLE, parse_etag, status_line};
 pub use source::{AckOn, Keep, ListMode, Lists, ProcessingMode, QueryRight, Source, SourceKind, TlsMode};
 pub use space::Space;
 pub use writes::{FhirWrites, WriteError, Written};

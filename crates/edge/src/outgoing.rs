@@ -40,6 +40,15 @@ impl Released {
     pub fn status(&self) -> StatusCode {
         self.0.status
     }
+
+    pub fn bytes(&self) -> usize {
+        self.0.body.len()
+    }
+
+    /// With the body of another answer, which was released too.
+    pub fn with_body_of(self, other: Released) -> Released {
+        Released(Draft { body: other.0.body, ..self.0 })
+    }
 }
 
 impl From<Released> for Outgoing {
@@ -50,8 +59,8 @@ impl From<Released> for Outgoing {
 
 impl Outgoing {
     /// One answer of several, each of which was released.
-    pub fn joined(own: Released, parts: Vec<Released>, join: impl FnOnce(Draft, Vec<Draft>) -> Draft) -> Outgoing {
-        Outgoing(respond(join(own.0, parts.into_iter().map(|part| part.0).collect())))
+    pub fn joined(parts: Vec<Released>, join: impl FnOnce(Vec<Draft>) -> Draft) -> Outgoing {
+        Outgoing(respond(join(parts.into_iter().map(|part| part.0).collect())))
     }
 
     /// Data: opened by the release of the very access that read it.

@@ -27,7 +27,7 @@ use vault::{Holder, Scope, Vault};
 use self::ahead::{Ahead, look_ahead};
 pub use self::erase::{Plan, PlanKeeper};
 pub use self::expire::Expired;
-pub use self::fhir::parse_etag;
+pub use self::fhir::{parse_etag, status_line};
 use self::hl7::{Again, How};
 use self::work::Work;
 pub(crate) use self::work::identifiers;

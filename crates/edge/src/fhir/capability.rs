@@ -18,7 +18,7 @@ pub fn statement(base: &str, date: &str, version: &str) -> Value {
             .map(|param| json!({ "name": param.code, "type": kind(param.kind) }))
             .collect();
         let interactions: Vec<Value> =
-            ["read", "vread", "create", "update", "patch", "delete", "search-type", "history-instance"]
+            ["read", "vread", "create", "update", "patch", "delete", "search-type", "history-instance", "history-type"]
                 .iter()
                 .map(|code| json!({ "code": *code }))
                 .collect();
@@ -49,7 +49,7 @@ pub fn statement(base: &str, date: &str, version: &str) -> Value {
             "mode": "server",
             "security": { "cors": false, "description": "Bearer tokens; every access is decided by policy and recorded" },
             "resource": (Value::Array(resources)),
-            "interaction": [{ "code": "transaction" }, { "code": "batch" }],
+            "interaction": [{ "code": "transaction" }, { "code": "batch" }, { "code": "history-system" }],
         }],
     })
 }

@@ -4,8 +4,10 @@
 //! leave this module: not into logs, traces, metrics, errors or the audit record (which keeps a keyed hash).
 
 mod audit_event;
+mod bundle_reads;
 mod capability;
 mod error;
+mod history;
 mod mask;
 mod merged;
 mod prefer;
@@ -53,7 +55,9 @@ pub fn router(doors: Arc<Doors>) -> Router {
             "/fhir/{domain}/{rtype}/{id}",
             get(read::read).put(write::update).patch(write::patch).delete(write::delete),
         )
-        .route("/fhir/{domain}/{rtype}/{id}/_history", get(read::history))
+        .route("/fhir/{domain}/_history", get(history::system))
+        .route("/fhir/{domain}/{rtype}/_history", get(history::of_type))
+        .route("/fhir/{domain}/{rtype}/{id}/_history", get(history::instance))
         .route("/fhir/{domain}/{rtype}/{id}/_history/{version}", get(read::vread))
         .layer(DefaultBodyLimit::max(body_max))
         .with_state(doors)

@@ -1,4 +1,4 @@
-//! read, vread and history of one resource (R4 §3.1.0.2, §3.1.0.3, §3.1.0.12).
+//! read and vread (R4 §3.1.0.2, §3.1.0.3).
 
 use std::sync::Arc;
 
@@ -6,7 +6,6 @@ use axum::Extension;
 use axum::extract::{Path, State};
 use axum::http::{HeaderMap, StatusCode, header};
 use base::{DomainName, Layer, LogicalId, Permit, Read, TraceContext};
-use fhir::json;
 use fhir::json::{ParseLimits, Value};
 use gate::{Access, Held, Outcome};
 use policy::Action;
@@ -16,7 +15,7 @@ use super::unless::{Unless, http_date};
 use super::{Answer, FHIR_JSON, FhirError, known_type, mask};
 use crate::doors::{Call, Doors};
 use crate::http::Peer;
-use crate::outgoing::{Draft, Outgoing, Released};
+use crate::outgoing::{Draft, Released};
 
 /// What names a resource in a URL, checked.
 pub struct Named<'a> {
@@ -118,71 +117,6 @@ pub async fn one(
     let held = Held::under(&permit, draft);
     let release = doors.gate.release(&call.caller, access).await?;
     Released::open(held, release).map_err(|_| FhirError::unavailable("the answer could not be released"))
-}
-
-pub async fn history(
-    State(doors): State<Arc<Doors>>,
-    Path((domain, rtype, id)): Path<(String, String, String)>,
-    Extension(peer): Extension<Peer>,
-    Extension(trace): Extension<TraceContext>,
-    headers: HeaderMap,
-) -> Answer {
-    let call = doors.call("fhir", &peer, trace, &headers).await?;
-    let name = named(&doors, &domain, &rtype, &id)?;
-    let permit = permit_to_read(&doors, &call, Action::Read, name.domain, &name.rtype).await?;
-    let max = doors.limits.search_count_max;
-    let versions = match doors.silver.history(&permit, name.domain, &name.rtype, &name.id, None, max).await {
-        Err(StoreError::NotCovered(_)) => Vec::new(),
-        other => other?,
-    };
-    let access = Access::of(&permit, Action::Read, &call.origin).what(format!("history {}", name.rtype));
-    if versions.is_empty() {
-        doors.gate.release(&call.caller, access.outcome(Outcome::NotFound)).await?;
-        return Err(FhirError::not_found());
-    }
-    let mut entries = Vec::with_capacity(versions.len());
-    for version in &versions {
-        entries.push(history_entry(&doors, &permit, &name, version)?);
-    }
-    let bundle = json!({
-        "resourceType": "Bundle",
-        "type": "history",
-        "total": (versions.len() as i64),
-        "entry": (Value::Array(entries)),
-    });
-    let access = access.rows(versions.len() as u64).patients(name.domain, versions.iter().map(|v| v.patient.0));
-    let held = Held::under(&permit, Draft::new(StatusCode::OK, FHIR_JSON, fhir::json::to_vec(&bundle)));
-    let release = doors.gate.release(&call.caller, access).await?;
-    Outgoing::data(held, release).map_err(|_| FhirError::unavailable("the answer could not be released"))
-}
-
-fn history_entry(
-    doors: &Doors,
-    permit: &Permit<Read>,
-    name: &Named<'_>,
-    version: &Resource,
-) -> Result<Value, FhirError> {
-    let url = format!("{}/{}", name.rtype, name.id);
-    let method = match (version.deleted, version.version) {
-        (true, _) => "DELETE",
-        (false, 1) => "POST",
-        _ => "PUT",
-    };
-    let mut entry = json!({
-        "fullUrl": (format!("{}/fhir/{}/{url}", doors.info.base_url, name.domain)),
-        "request": { "method": method, "url": url.as_str() },
-        "response": {
-            "status": (if version.deleted { "204" } else if version.version == 1 { "201" } else { "200" }),
-            "etag": (format!("W/\"{}\"", version.version)),
-            "lastModified": (version.last_updated.to_string()),
-        },
-    });
-    if !version.deleted
-        && let Some(object) = entry.as_object_mut()
-    {
-        object.insert("resource", value_of(doors, permit, version)?);
-    }
-    Ok(entry)
 }
 
 /// The resource as this permit shows it.

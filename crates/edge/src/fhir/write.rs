@@ -15,14 +15,16 @@ use fhir::validate::{Issue, Severity};
 use gate::{Access, Held, Outcome};
 use policy::Action;
 
+use super::bundle_reads::Reads;
 use super::prefer::Return;
 use super::read::{named, one};
+use super::search::is_lenient;
 use super::unless::{Unless, http_date};
 use super::writing::{Permitted, check_criteria, permit};
 use super::{Answer, FHIR_JSON, FhirError, known_type};
 use crate::doors::{Call, Doors};
 use crate::http::Peer;
-use crate::outgoing::{Draft, Outgoing, Released};
+use crate::outgoing::{Draft, Released};
 
 const KEY_BYTES_MAX: usize = 200;
 
@@ -48,11 +50,26 @@ pub async fn bundle(
         return Err(FhirError::new(StatusCode::PAYLOAD_TOO_LARGE, "too-long", text));
     }
     // The entries of a batch stand alone: one that is wrong is answered by itself, by refine.
-    if value.get("type").and_then(Value::as_str) == Some("transaction") {
-        check_structure(&value)?;
+    let kind = match value.get("type").and_then(Value::as_str) {
+        Some("transaction") => {
+            check_structure(&value)?;
+            "transaction"
+        }
+        _ => "batch",
+    };
+    let reads = Reads::of(&value, kind, doors.limits.bundle_reads_max)?;
+    let lenient = is_lenient(&headers);
+    let (name, _) = doors.domain(&domain).ok_or_else(FhirError::not_found)?;
+    reads.permit(&doors, &call, name).await?;
+    if reads.is_all() {
+        return Ok(reads.answer(&doors, &call, name, None, lenient).await);
     }
     let request = FhirRequest::new(Interaction::Bundle, "Bundle");
-    submit(&doors, &call, &domain, request, &headers, Some(&value), body).await
+    let written = submit(&doors, &call, &domain, request, &headers, Some(&value), body).await?;
+    if reads.is_empty() || !written.status().is_success() {
+        return Ok(written.into());
+    }
+    Ok(reads.answer(&doors, &call, name, Some(written), lenient).await)
 }
 
 pub async fn create(
@@ -71,7 +88,7 @@ pub async fn create(
         Some(Err(_)) => return Err(invalid("If-None-Exist must be search criteria, percent-encoded")),
     };
     let request = FhirRequest { if_none_exist, ..FhirRequest::new(Interaction::Create, &rtype) };
-    submit(&doors, &call, &domain, request, &headers, Some(&value), body).await
+    Ok(submit(&doors, &call, &domain, request, &headers, Some(&value), body).await?.into())
 }
 
 pub async fn update(
@@ -94,7 +111,7 @@ pub async fn update(
         if_match: if_match(&headers)?,
         ..FhirRequest::new(Interaction::Update, &rtype)
     };
-    submit(&doors, &call, &domain, request, &headers, Some(&value), body).await
+    Ok(submit(&doors, &call, &domain, request, &headers, Some(&value), body).await?.into())
 }
 
 /// Conditional update (R4 §3.1.0.4.3).
@@ -114,7 +131,7 @@ pub async fn update_where(
         if_match: if_match(&headers)?,
         ..FhirRequest::new(Interaction::Update, &rtype)
     };
-    submit(&doors, &call, &domain, request, &headers, Some(&value), body).await
+    Ok(submit(&doors, &call, &domain, request, &headers, Some(&value), body).await?.into())
 }
 
 pub async fn patch(
@@ -134,7 +151,7 @@ pub async fn patch(
         if_match: if_match(&headers)?,
         ..FhirRequest::new(Interaction::Patch, rtype)
     };
-    submit(&doors, &call, &domain, request, &headers, Some(&value), body).await
+    Ok(submit(&doors, &call, &domain, request, &headers, Some(&value), body).await?.into())
 }
 
 /// Conditional patch (R4 §3.1.0.8.1).
@@ -155,7 +172,7 @@ pub async fn patch_where(
         if_match: if_match(&headers)?,
         ..FhirRequest::new(Interaction::Patch, rtype)
     };
-    submit(&doors, &call, &domain, request, &headers, Some(&value), body).await
+    Ok(submit(&doors, &call, &domain, request, &headers, Some(&value), body).await?.into())
 }
 
 pub async fn delete(
@@ -177,7 +194,7 @@ pub async fn delete(
         if_match: if_match(&headers)?,
         ..FhirRequest::new(Interaction::Delete, rtype)
     };
-    submit(&doors, &call, &domain, request, &headers, None, Bytes::new()).await
+    Ok(submit(&doors, &call, &domain, request, &headers, None, Bytes::new()).await?.into())
 }
 
 /// Conditional delete of the one match (R4 §3.1.0.7.1; `conditionalDelete` is `single`).
@@ -195,7 +212,7 @@ pub async fn delete_where(
         if_match: if_match(&headers)?,
         ..FhirRequest::new(Interaction::Delete, known_type(&rtype)?)
     };
-    submit(&doors, &call, &domain, request, &headers, None, Bytes::new()).await
+    Ok(submit(&doors, &call, &domain, request, &headers, None, Bytes::new()).await?.into())
 }
 
 pub fn invalid(text: &str) -> FhirError {
@@ -272,7 +289,7 @@ async fn submit(
     headers: &HeaderMap,
     value: Option<&Value>,
     body: Bytes,
-) -> Answer {
+) -> Result<Released, FhirError> {
     let (domain, parts) = doors.domain(domain).ok_or_else(FhirError::not_found)?;
     let key = idempotency_key(headers)?;
     check_criteria(&request)?;
@@ -284,11 +301,8 @@ async fn submit(
     let shown = representation(doors, call, domain, &rtype, &permitted, &written, headers).await?;
     let own = answer(doors, call, domain, &permitted, written, (what, criteria), headers).await?;
     Ok(match shown {
-        Some(shown) => Outgoing::joined(own, vec![shown], |own, mut shown| Draft {
-            body: shown.pop().map(|shown| shown.body).unwrap_or_default(),
-            ..own
-        }),
-        None => own.into(),
+        Some(shown) => own.with_body_of(shown),
+        None => own,
     })
 }
 

@@ -66,6 +66,8 @@ async fn law_3_no_door_opens_without_a_permit() {
         "/fhir/ehr/Patient",
         "/fhir/ehr/Patient/x",
         "/fhir/ehr/Patient/x/_history",
+        "/fhir/ehr/Patient/_history",
+        "/fhir/ehr/_history",
         "/admin/status",
         "/admin/journal/ehr/0",
         "/admin/set-aside/ehr",

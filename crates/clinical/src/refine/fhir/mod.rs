@@ -14,7 +14,7 @@ use fhir::validate::Issue;
 use store::{Outcome, StoreError};
 
 use self::answer::{Done, done_outcome};
-pub use self::answer::{Refused, refused_outcome};
+pub use self::answer::{Refused, refused_outcome, status_line};
 pub use self::condition::asks_index;
 use self::condition::matches;
 use super::work::{Stage, State, Work};
