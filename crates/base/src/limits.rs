@@ -26,6 +26,8 @@ pub struct Limits {
     pub json_depth_max: usize,
     /// Entries of one Bundle.
     pub bundle_entries_max: usize,
+    /// Reads in one Bundle.
+    pub bundle_reads_max: usize,
     /// Page size of a search when none is asked for.
     pub search_count_default: usize,
     /// Largest page of a search.
@@ -85,6 +87,7 @@ impl Default for Limits {
             fhir_body_bytes_max: 64 << 20,
             json_depth_max: 64,
             bundle_entries_max: 20_000,
+            bundle_reads_max: 500,
             search_count_default: 20,
             search_count_max: 1_000,
             expansion_concepts_max: 10_000,

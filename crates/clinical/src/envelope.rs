@@ -5,6 +5,8 @@
 use base::{SourceName, Timestamp, TraceContext};
 use serde::{Deserialize, Serialize};
 
+use crate::reach::Reach;
+
 /// How the bytes are to be read.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case", tag = "kind")]
@@ -65,6 +67,26 @@ pub struct FhirRequest {
     /// The query of `If-None-Exist`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub if_none_exist: Option<String>,
+    /// The criteria of a conditional update, patch or delete: what stands after `?`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub criteria: Option<String>,
+    /// Whom the writer reached, where that was not everybody.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub reach: Option<Reach>,
+}
+
+impl FhirRequest {
+    pub fn new(interaction: Interaction, rtype: &str) -> Self {
+        FhirRequest {
+            interaction,
+            rtype: rtype.to_owned(),
+            id: None,
+            if_match: None,
+            if_none_exist: None,
+            criteria: None,
+            reach: None,
+        }
+    }
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
@@ -72,6 +94,8 @@ pub struct FhirRequest {
 pub enum Interaction {
     Create,
     Update,
+    /// The body is the patch: it is applied to the version that stands when its turn comes.
+    Patch,
     Delete,
     /// A Bundle of type `transaction` or `batch`.
     Bundle,

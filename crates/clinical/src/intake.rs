@@ -27,6 +27,8 @@ pub struct Input {
     pub body: Bytes,
     /// Its source is in shadow: see [`Envelope::shadow`].
     pub shadow: bool,
+    /// The control key stands for one content: another one under it is refused. Senders of HL7 do reuse theirs.
+    pub one_content: bool,
 }
 
 /// The input is durable, now or since the first time it came.
@@ -41,6 +43,9 @@ pub enum IntakeError {
     /// Nothing was stored; the sender may try again.
     #[error("the domain is busy: try again in {retry_after_ms} ms")]
     Busy { retry_after_ms: u64 },
+    /// Nothing was stored.
+    #[error("this key came before with other content: a key is for one request and its repetitions")]
+    KeyReused,
     #[error(transparent)]
     Journal(JournalError),
     #[error(transparent)]
@@ -61,7 +66,8 @@ type Key = (SourceName, String, String);
 /// The resends a door can still meet: keys of the window, oldest first.
 #[derive(Debug, Default)]
 struct Recent {
-    known: HashMap<Key, Place>,
+    /// By source and control key: the contents that came, seldom more than one.
+    known: HashMap<(SourceName, String), Vec<(String, Place)>>,
     order: VecDeque<(Timestamp, Key)>,
 }
 
@@ -80,7 +86,33 @@ impl Recent {
                 return;
             }
             if let Some((_, key)) = self.order.pop_front() {
-                self.known.remove(&key);
+                self.forget(&key);
+            }
+        }
+    }
+
+    fn contents(&self, (source, key, _): &Key) -> &[(String, Place)] {
+        self.known.get(&(source.clone(), key.clone())).map_or(&[], Vec::as_slice)
+    }
+
+    fn get(&self, key: &Key) -> Option<&Place> {
+        self.contents(key).iter().find(|(hash, _)| *hash == key.2).map(|(_, place)| place)
+    }
+
+    fn put(&mut self, (source, key, hash): Key, place: Place) {
+        let contents = self.known.entry((source, key)).or_default();
+        match contents.iter_mut().find(|(known, _)| *known == hash) {
+            Some((_, known)) => *known = place,
+            None => contents.push((hash, place)),
+        }
+    }
+
+    fn forget(&mut self, (source, key, hash): &Key) {
+        let at = (source.clone(), key.clone());
+        if let Some(contents) = self.known.get_mut(&at) {
+            contents.retain(|(known, _)| known != hash);
+            if contents.is_empty() {
+                self.known.remove(&at);
             }
         }
     }
@@ -118,7 +150,7 @@ impl Intake {
         for entry in seen {
             let key = (entry.source, entry.key, entry.content_hash);
             recent.order.push_back((entry.at, key.clone()));
-            recent.known.insert(key, Place::At(entry.index));
+            recent.put(key, Place::At(entry.index));
         }
         let applied = silver.applied(journal.domain());
         Ok(Intake {
@@ -167,10 +199,11 @@ impl Intake {
         // The catalog knows keys by their HMAC only: an Idempotency-Key may hold anything.
         let key: Key = (input.source.clone(), self.silver.seen_key(&control_key), content_hash.clone());
         loop {
-            let (claim, pending) = match self.claim(&key) {
+            let (claim, pending) = match self.claim(&key, input.one_content) {
                 Claim::Known(index) => return Ok(Accepted { index, duplicate: true }),
                 Claim::Wait(pending) => (None, Some(pending)),
                 Claim::Mine(sender) => (Some(sender), None),
+                Claim::Reused => return Err(IntakeError::KeyReused),
             };
             if let Some(mut pending) = pending {
                 // The same message on two connections at once: the second waits for the first one's answer.
@@ -180,9 +213,13 @@ impl Intake {
                 }
             }
             let mut claimed = Claimed { intake: self, key: &key, sender: claim, done: false };
-            if let Some(index) = self.in_catalog(&key).await? {
-                claimed.settle(index);
-                return Ok(Accepted { index, duplicate: true });
+            let seen = self.in_catalog(&key).await?;
+            if let Some(seen) = seen.iter().find(|seen| seen.content_hash == key.2) {
+                claimed.settle(seen.index);
+                return Ok(Accepted { index: seen.index, duplicate: true });
+            }
+            if input.one_content && !seen.is_empty() {
+                return Err(IntakeError::KeyReused);
             }
             let accepted = self.append(permit, &input, content_hash).await?;
             claimed.settle(accepted.index);
@@ -221,7 +258,7 @@ impl Intake {
         Ok(Accepted { index, duplicate: false })
     }
 
-    fn claim(&self, key: &Key) -> Claim {
+    fn claim(&self, key: &Key, one_content: bool) -> Claim {
         let now = self.clock.now();
         let mut recent = self.recent.lock();
         let before = recent.order.len();
@@ -229,24 +266,26 @@ impl Intake {
         if before > RECENT_MAX {
             self.spilled.store(true, std::sync::atomic::Ordering::Relaxed);
         }
-        match recent.known.get(key) {
+        match recent.get(key) {
             Some(Place::At(index)) => Claim::Known(*index),
             Some(Place::Pending(pending)) => Claim::Wait(pending.clone()),
+            None if one_content && !recent.contents(key).is_empty() => Claim::Reused,
             None => {
                 let (sender, receiver) = watch::channel(None);
-                recent.known.insert(key.clone(), Place::Pending(receiver));
+                recent.put(key.clone(), Place::Pending(receiver));
                 recent.order.push_back((now, key.clone()));
                 Claim::Mine(sender)
             }
         }
     }
 
-    async fn in_catalog(&self, key: &Key) -> Result<Option<u64>, IntakeError> {
+    /// What came under this key in the window, as the catalog knows it, where memory does not hold all of the window.
+    async fn in_catalog(&self, key: &Key) -> Result<Vec<store::Seen>, IntakeError> {
         if !self.spilled.load(std::sync::atomic::Ordering::Relaxed) {
-            return Ok(None);
+            return Ok(Vec::new());
         }
         let since = self.clock.now().plus_ms(-self.limits.duplicate_window_ms);
-        Ok(self.silver.seen(self.journal.domain(), &key.0, &key.1, &key.2, since).await?)
+        Ok(self.silver.seen(self.journal.domain(), &key.0, &key.1, since).await?)
     }
 }
 
@@ -254,6 +293,8 @@ enum Claim {
     Known(u64),
     Wait(watch::Receiver<Option<u64>>),
     Mine(watch::Sender<Option<u64>>),
+    /// The key came with another content, and stands for one.
+    Reused,
 }
 
 /// A claimed key. Dropped without being settled (an error, a caller that went away) it is free again.
@@ -266,7 +307,7 @@ struct Claimed<'a> {
 
 impl Claimed<'_> {
     fn settle(&mut self, index: u64) {
-        self.intake.recent.lock().known.insert(self.key.clone(), Place::At(index));
+        self.intake.recent.lock().put(self.key.clone(), Place::At(index));
         if let Some(sender) = self.sender.take() {
             let _ = sender.send(Some(index));
         }
@@ -278,7 +319,7 @@ impl Drop for Claimed<'_> {
     fn drop(&mut self) {
         if !self.done {
             let mut recent = self.intake.recent.lock();
-            recent.known.remove(self.key);
+            recent.forget(self.key);
             recent.order.retain(|(_, key)| key != self.key);
         }
     }

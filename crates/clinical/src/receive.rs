@@ -159,6 +159,7 @@ impl Hl7Receiver {
             trace,
             body: bytes.clone(),
             shadow: self.source.shadow,
+            one_content: false,
         };
         match self.intake.accept(permit, input).await {
             Ok(accepted) => self.accepted(bytes, received.mode, accepted, &trace),

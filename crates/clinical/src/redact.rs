@@ -133,7 +133,13 @@ fn gather(value: &Value, text: &mut String) {
             text.push('\n');
         }
         Value::Array(list) => list.iter().for_each(|item| gather(item, text)),
-        Value::Object(object) => object.iter().for_each(|(_, item)| gather(item, text)),
+        Value::Object(object) => {
+            object.iter().for_each(|(_, item)| gather(item, text));
+            // The patch of a PATCH entry stands in base64.
+            if let Some(Ok(patch)) = fhir::patch::binary_json(value, &ParseLimits::default()) {
+                gather(&patch, text);
+            }
+        }
         _ => {}
     }
 }
@@ -372,6 +378,13 @@ mod tests {
         let left = String::from_utf8(bundle(body, &who()).unwrap()).unwrap();
         assert!(left.contains("MRN8") && !left.contains("last seen") && !left.contains("urn:uuid"), "{left}");
         assert!(bundle(br#"{"resourceType":"Patient","id":"p1"}"#, &who()).is_none());
+        // [{"op":"add","path":"/a","value":"MRN7"}]
+        let body =
+            br#"{"resourceType":"Bundle","entry":[{"resource":{"id":"x","v":"MRN8"}},{"resource":{"resourceType":
+            "Binary","contentType":"application/json-patch+json",
+            "data":"W3sib3AiOiJhZGQiLCJwYXRoIjoiL2EiLCJ2YWx1ZSI6Ik1STjcifV0="}}]}"#;
+        let left = String::from_utf8(bundle(body, &who()).unwrap()).unwrap();
+        assert!(left.contains("MRN8") && !left.contains("Binary"), "{left}");
     }
 
     #[test]

@@ -55,15 +55,16 @@ impl FhirWrites {
         trace: TraceContext,
         body: Bytes,
     ) -> Result<Written, WriteError> {
-        // One key used for two different requests is two requests: the interaction is part of the key.
+        // A key is its caller's own, and used for two different requests it is two: the interaction is part of it.
+        let principal = permit.grant().principal.clone();
         let control_key = idempotency_key.map(|key| {
-            let id = request.id.as_deref().unwrap_or("");
-            format!("{key} {:?} {}/{id}", request.interaction, request.rtype)
+            let target = request.id.as_deref().or(request.criteria.as_deref()).unwrap_or("");
+            format!("{principal} {key} {:?} {}/{target}", request.interaction, request.rtype)
         });
         let content = Content::Fhir(request);
         let accepted = self
             .intake
-            .accept(permit, Input { source, door, content, control_key, trace, body, shadow: false })
+            .accept(permit, Input { source, door, content, control_key, trace, body, shadow: false, one_content: true })
             .await?;
         let domain = self.intake.journal().domain().clone();
         let mut applied = self.silver.applied(&domain);

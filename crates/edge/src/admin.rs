@@ -537,7 +537,7 @@ mod tests {
         for route in code.split(".route(").skip(1) {
             let route = route.split(".with_state(").next().unwrap_or_default();
             let path = route.split('"').nth(1).unwrap_or_default();
-            for method in ["get", "post", "put", "delete"] {
+            for method in ["get", "post", "put", "patch", "delete"] {
                 if route.contains(&format!("{method}(")) {
                     found.insert(format!("{method} {path}"));
                 }

@@ -28,7 +28,41 @@ impl Draft {
     }
 }
 
+/// A draft whose access is on record: it may leave, by itself or as a part of another answer.
+pub struct Released(Draft);
+
+impl Released {
+    /// Opened by the release of the very access that read it.
+    pub fn open(held: Held<Draft>, release: Release) -> Result<Released, WrongRelease> {
+        Ok(Released(held.release(release)?))
+    }
+
+    pub fn status(&self) -> StatusCode {
+        self.0.status
+    }
+
+    pub fn bytes(&self) -> usize {
+        self.0.body.len()
+    }
+
+    /// With the body of another answer, which was released too.
+    pub fn with_body_of(self, other: Released) -> Released {
+        Released(Draft { body: other.0.body, ..self.0 })
+    }
+}
+
+impl From<Released> for Outgoing {
+    fn from(released: Released) -> Outgoing {
+        Outgoing(respond(released.0))
+    }
+}
+
 impl Outgoing {
+    /// One answer of several, each of which was released.
+    pub fn joined(parts: Vec<Released>, join: impl FnOnce(Vec<Draft>) -> Draft) -> Outgoing {
+        Outgoing(respond(join(parts.into_iter().map(|part| part.0).collect())))
+    }
+
     /// Data: opened by the release of the very access that read it.
     pub fn data(held: Held<Draft>, release: Release) -> Result<Outgoing, WrongRelease> {
         Ok(Outgoing(respond(held.release(release)?)))

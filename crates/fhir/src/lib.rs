@@ -9,6 +9,7 @@ pub mod json;
 pub mod bundle;
 pub mod compartment;
 pub mod definitions;
+pub mod patch;
 pub mod path;
 pub mod reference;
 pub mod search;

@@ -60,6 +60,7 @@ impl Refiner {
                 let word = match request.interaction {
                     Interaction::Create => "create",
                     Interaction::Update => "update",
+                    Interaction::Patch => "patch",
                     Interaction::Delete => "delete",
                     Interaction::Bundle => "bundle",
                 };

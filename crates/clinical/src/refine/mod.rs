@@ -27,7 +27,7 @@ use vault::{Holder, Scope, Vault};
 use self::ahead::{Ahead, look_ahead};
 pub use self::erase::{Plan, PlanKeeper};
 pub use self::expire::Expired;
-pub use self::fhir::parse_etag;
+pub use self::fhir::{parse_etag, status_line};
 use self::hl7::{Again, How};
 use self::work::Work;
 pub(crate) use self::work::identifiers;
@@ -35,6 +35,7 @@ use crate::envelope::{Content, Envelope, Matched};
 use crate::ids::IdMint;
 use crate::journal::{Journal, JournalEntry, JournalError};
 use crate::patients::PatientMap;
+use crate::reach::Within;
 use crate::source::Source;
 
 /// The consumer's name in the catalog.
@@ -50,6 +51,9 @@ const PAUSE_AFTER_FAILURE: Duration = Duration::from_millis(250);
 
 /// What a message says, or why it is none.
 type MappedEntry = Result<crate::v2::Mapped, hl7v2::Malformed>;
+
+/// The body of a FHIR write; null where it has none.
+type Body = Result<::fhir::json::Value, ::fhir::json::JsonError>;
 
 /// What refine works with. One per domain.
 pub struct Refiner {
@@ -263,6 +267,15 @@ impl Refiner {
             {
                 break;
             }
+            let body = entry.as_ref().ok().and_then(|entry| self.body(entry));
+            // So does what the index must answer.
+            if let (Ok(entry), Some(Ok(body))) = (&entry, &body)
+                && let Content::Fhir(request) = &entry.envelope.content
+                && upto > from
+                && fhir::asks_index(request, body)
+            {
+                break;
+            }
             match entry {
                 Ok(entry) if skip => {
                     self.set_aside_whole(&mut gathered, &entry, "internal", INTERNAL);
@@ -271,7 +284,7 @@ impl Refiner {
                     gathered.rewraps.push((scope, entry.slots));
                     gathered.held.push((entry.index, Ordinal::NONE));
                 }
-                Ok(entry) => self.refine_entry(&bronze, &mut work, &mut gathered, entry, mapped).await?,
+                Ok(entry) => self.refine_entry(&bronze, &mut work, &mut gathered, entry, (mapped, body)).await?,
                 Err(JournalError::Destroyed { .. }) => {}
                 Err(JournalError::Unreadable { index, reason }) => gathered.set_aside.push(SetAside {
                     index,
@@ -345,7 +358,7 @@ impl Refiner {
         work: &mut Work<'_>,
         gathered: &mut Gathered,
         entry: JournalEntry,
-        mapped: Option<MappedEntry>,
+        (mapped, body): (Option<MappedEntry>, Option<Body>),
     ) -> Result<(), RefineError> {
         let before = work.batch.versions.len();
         work.touched.clear();
@@ -375,7 +388,8 @@ impl Refiner {
                 }
             }
             Content::Fhir(request) => {
-                let outcome = self.refine_fhir(work, &entry, request, entry.envelope.received).await?;
+                let body = body.or_else(|| self.body(&entry)).unwrap_or(Ok(::fhir::json::Value::Null));
+                let outcome = self.refine_fhir(work, &entry, request, body).await?;
                 if outcome.status >= 400 {
                     gathered.count(&entry.envelope.source, "refused", 1);
                 }
@@ -429,27 +443,39 @@ impl Refiner {
         gathered.rewraps.push((scope, entry.slots));
     }
 
+    /// The body of a FHIR write, read.
+    fn body(&self, entry: &JournalEntry) -> Option<Body> {
+        let body = entry.body.expose();
+        match entry.envelope.content {
+            Content::Fhir(_) if body.is_empty() => Some(Ok(::fhir::json::Value::Null)),
+            Content::Fhir(_) => Some(::fhir::json::parse(body, &::fhir::json::ParseLimits::from(&*self.limits))),
+            _ => None,
+        }
+    }
+
     async fn refine_fhir(
         &self,
         work: &mut Work<'_>,
         entry: &JournalEntry,
         request: &crate::envelope::FhirRequest,
-        received: base::Timestamp,
+        body: Body,
     ) -> Result<Outcome, RefineError> {
-        let body = if entry.body.expose().is_empty() {
-            ::fhir::json::Value::Null
-        } else {
-            let limits = ::fhir::json::ParseLimits::from(&*self.limits);
-            match ::fhir::json::parse(entry.body.expose(), &limits) {
-                Ok(body) => body,
-                Err(error) => {
-                    let issue = ::fhir::validate::Issue::error("structure", "", error.to_string());
-                    return Ok(fhir::refused_outcome(&fhir::Refused { status: 400, issue }));
-                }
+        let body = match body {
+            Ok(body) => body,
+            Err(error) => {
+                let issue = ::fhir::validate::Issue::error("structure", "", error.to_string());
+                return Ok(fhir::refused_outcome(&fhir::Refused { status: 400, issue }));
             }
         };
         let source = source_uri(&self.domain, &entry.envelope);
-        Ok(fhir::apply(work, &self.ids, entry.index, received, request, body, &source).await?)
+        let writing = fhir::Writing {
+            ids: &self.ids,
+            index: entry.index,
+            received: entry.envelope.received,
+            source: &source,
+            within: Within::of(request.reach.as_ref()),
+        };
+        Ok(fhir::apply(work, &writing, request, body).await?)
     }
 
     fn set_aside_whole(&self, gathered: &mut Gathered, entry: &JournalEntry, code: &str, reason: &str) {

@@ -72,6 +72,8 @@ pub struct Work<'a> {
     pub touched: BTreeSet<Ordinal>,
     /// The labelled resources that it looked at.
     pub labelled: BTreeSet<(String, LogicalId)>,
+    /// What the entry at work made, by type and the condition that nothing met before.
+    pub made: HashMap<(String, String), LogicalId>,
 }
 
 /// One entry at work: its own changes over the batch's.
@@ -92,8 +94,8 @@ impl<'a> Work<'a> {
         gone: Arc<RoaringBitmap>,
     ) -> Self {
         let (batch, read, found) = (Changes::default(), HashMap::new(), HashMap::new());
-        let (touched, labelled) = (BTreeSet::new(), BTreeSet::new());
-        Work { silver, permit, domain, batch, read, found, next_ordinal, gone, touched, labelled }
+        let (touched, labelled, made) = (BTreeSet::new(), BTreeSet::new(), HashMap::new());
+        Work { silver, permit, domain, batch, read, found, next_ordinal, gone, touched, labelled, made }
     }
 
     pub fn stage<'w>(&'w mut self, index: u64, received: Timestamp) -> Stage<'w, 'a> {

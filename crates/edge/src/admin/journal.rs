@@ -498,6 +498,7 @@ pub(super) async fn append(
         trace: call.trace,
         body: Bytes::new(),
         shadow: false,
+        one_content: false,
     };
     let accepted = doors.domains[name].intake.accept(&write, input).await;
     Ok(accepted.map_err(|error| AdminError::broken("it could not be stored", error))?.index)

@@ -20,7 +20,7 @@ pub fn statement(base: &str, date: &str, version: &str) -> Value {
             .map(|param| json!({ "name": param.code, "type": kind(param.kind) }))
             .collect();
         let interactions: Vec<Value> =
-            ["read", "vread", "create", "update", "delete", "search-type", "history-instance"]
+            ["read", "vread", "create", "update", "patch", "delete", "search-type", "history-instance", "history-type"]
                 .iter()
                 .map(|code| json!({ "code": *code }))
                 .collect();
@@ -34,6 +34,9 @@ pub fn statement(base: &str, date: &str, version: &str) -> Value {
             "readHistory": true,
             "updateCreate": true,
             "conditionalCreate": true,
+            "conditionalRead": "full-support",
+            "conditionalUpdate": true,
+            "conditionalDelete": "single",
             "searchParam": (Value::Array(params)),
             "operation": (Value::Array(operations)),
         }));
@@ -47,11 +50,12 @@ pub fn statement(base: &str, date: &str, version: &str) -> Value {
         "implementation": { "description": "A domain of a Wardmesh node", "url": base },
         "fhirVersion": "4.0.1",
         "format": ["application/fhir+json", "json"],
+        "patchFormat": [(fhir::patch::JSON_PATCH), "application/fhir+json"],
         "rest": [{
             "mode": "server",
             "security": { "cors": false, "description": "Bearer tokens; every access is decided by policy and recorded" },
             "resource": (Value::Array(resources)),
-            "interaction": [{ "code": "transaction" }, { "code": "batch" }],
+            "interaction": [{ "code": "transaction" }, { "code": "batch" }, { "code": "history-system" }],
             "compartment": [
                 "http://hl7.org/fhir/CompartmentDefinition/patient",
                 "http://hl7.org/fhir/CompartmentDefinition/encounter",

@@ -13,7 +13,7 @@ use fhir::search::{Clause, ClauseValue, ParamKind};
 use store::{Of, Whole};
 
 use super::operation::whole::{Asked, Wide};
-use super::search::{Pick, Search};
+use super::search::{Pick, Search, is_lenient};
 use super::{Answer, FhirError, known_type, operation};
 use crate::doors::{Call, Doors};
 use crate::http::Peer;
@@ -79,9 +79,9 @@ async fn search(
     let what = format!("search {}/{member}", compartment.root());
     let search = Search { doors, call, domain, rtype: member, path, what, pick: Pick::Page };
     let pairs = search.open(pairs)?;
-    let mut query = search.parse(&pairs, headers)?;
+    let mut query = search.parse(&pairs, is_lenient(headers))?;
     query.any.push(alternatives(compartment, member, &ids));
-    search.answer(query, &pairs, asked).await
+    Ok(search.answer(query, &pairs, asked).await?.into())
 }
 
 /// The resources whose compartment it is, and their source records where that is known: all of one person.

@@ -71,6 +71,9 @@ impl From<clinical::WriteError> for FhirError {
     fn from(error: clinical::WriteError) -> Self {
         match error {
             clinical::WriteError::Intake(clinical::IntakeError::Busy { retry_after_ms }) => Self::busy(retry_after_ms),
+            clinical::WriteError::Intake(error @ clinical::IntakeError::KeyReused) => {
+                Self::new(StatusCode::UNPROCESSABLE_ENTITY, "duplicate", error.to_string())
+            }
             clinical::WriteError::NotYetApplied { .. } => FhirError {
                 retry_after_s: Some(2),
                 ..Self::new(StatusCode::SERVICE_UNAVAILABLE, "transient", error.to_string())

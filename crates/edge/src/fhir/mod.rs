@@ -4,16 +4,21 @@
 //! leave this module: not into logs, traces, metrics, errors or the audit record (which keeps a keyed hash).
 
 mod audit_event;
+mod bundle_reads;
 mod capability;
 mod compartment;
 mod error;
+mod history;
 mod mask;
 mod merged;
 mod operation;
+mod prefer;
 mod read;
 mod search;
 mod subset;
+mod unless;
 mod write;
+mod writing;
 
 use std::sync::Arc;
 
@@ -39,13 +44,26 @@ pub fn router(doors: Arc<Doors>) -> Router {
         .route("/fhir/{domain}/AuditEvent", get(audit_event::get).fallback(audit_event::refuse))
         .route("/fhir/{domain}/AuditEvent/_search", post(audit_event::post))
         .route("/fhir/{domain}/AuditEvent/{id}", get(audit_event::read).fallback(audit_event::refuse))
-        .route("/fhir/{domain}/{rtype}", get(search::get).post(write::create))
+        .route(
+            "/fhir/{domain}/{rtype}",
+            get(search::get)
+                .post(write::create)
+                .put(write::update_where)
+                .patch(write::patch_where)
+                .delete(write::delete_where),
+        )
         .route("/fhir/{domain}/{rtype}/_search", post(search::post))
         .route(
             "/fhir/{domain}/{rtype}/{id}",
-            get(operation::read_or_get).post(operation::post_of_type).put(write::update).delete(write::delete),
+            get(operation::read_or_get)
+                .post(operation::post_of_type)
+                .put(write::update)
+                .patch(write::patch)
+                .delete(write::delete),
         )
-        .route("/fhir/{domain}/{rtype}/{id}/_history", get(read::history))
+        .route("/fhir/{domain}/_history", get(history::system))
+        .route("/fhir/{domain}/{rtype}/_history", get(history::of_type))
+        .route("/fhir/{domain}/{rtype}/{id}/_history", get(history::instance))
         .route("/fhir/{domain}/{rtype}/{id}/_history/{version}", get(read::vread))
         .route("/fhir/{domain}/{rtype}/{id}/{member}", get(compartment::get).post(operation::post_of_instance))
         .route("/fhir/{domain}/{rtype}/{id}/{member}/_search", post(compartment::post))

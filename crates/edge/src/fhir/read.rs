@@ -1,4 +1,4 @@
-//! read, vread and history of one resource (R4 §3.1.0.1, §3.1.0.3, §3.1.0.8).
+//! read and vread (R4 §3.1.0.2, §3.1.0.3).
 
 use std::sync::Arc;
 
@@ -6,17 +6,17 @@ use axum::Extension;
 use axum::extract::{Path, RawQuery, State};
 use axum::http::{HeaderMap, StatusCode, header};
 use base::{DomainName, Layer, LogicalId, Permit, Read, TraceContext};
-use fhir::json;
 use fhir::json::{ParseLimits, Value};
 use fhir::search::Query;
 use gate::{Access, Held, Outcome};
 use policy::Action;
 use store::{Resource, StoreError};
 
+use super::unless::{Unless, http_date};
 use super::{Answer, FHIR_JSON, FhirError, known_type, mask, subset};
 use crate::doors::{Call, Doors};
 use crate::http::Peer;
-use crate::outgoing::{Draft, Outgoing};
+use crate::outgoing::{Draft, Released};
 
 /// What names a resource in a URL, checked.
 pub struct Named<'a> {
@@ -65,9 +65,7 @@ pub async fn read(
     let call = doors.call("fhir", &peer, trace, &headers).await?;
     let name = named(&doors, &domain, &rtype, &id)?;
     let part = subset::of_read(&name.rtype, query.as_deref(), &doors.limits)?;
-    let permit = permit_to_read_one(&doors, &call, &name).await?;
-    let found = doors.silver.read(&permit, name.domain, &name.rtype, &name.id).await;
-    one(&doors, &call, &permit, &name, "read", found, part.as_ref()).await
+    Ok(one(&doors, &call, &name, None, part.as_ref(), &Unless::of(&headers)).await?.into())
 }
 
 pub async fn vread(
@@ -82,27 +80,30 @@ pub async fn vread(
     let name = named(&doors, &domain, &rtype, &id)?;
     let version: u32 = version.parse().map_err(|_| FhirError::not_found())?;
     let part = subset::of_read(&name.rtype, query.as_deref(), &doors.limits)?;
-    let permit = permit_to_read_one(&doors, &call, &name).await?;
-    let found = doors.silver.vread(&permit, name.domain, &name.rtype, &name.id, version).await;
-    one(&doors, &call, &permit, &name, "vread", found, part.as_ref()).await
+    Ok(one(&doors, &call, &name, Some(version), part.as_ref(), &Unless::of(&headers)).await?.into())
 }
 
-/// Answers with a resource, or with what a caller may know of its absence; recorded either way.
-async fn one(
+/// Reads a resource, or what a caller may know of its absence; recorded either way.
+pub async fn one(
     doors: &Doors,
     call: &Call,
-    permit: &Permit<Read>,
     name: &Named<'_>,
-    what: &str,
-    found: Result<Option<Resource>, StoreError>,
+    version: Option<u32>,
     part: Option<&Query>,
-) -> Answer {
+    unless: &Unless,
+) -> Result<Released, FhirError> {
+    let permit = permit_to_read_one(doors, call, name).await?;
+    let found = match version {
+        None => doors.silver.read(&permit, name.domain, &name.rtype, &name.id).await,
+        Some(version) => doors.silver.vread(&permit, name.domain, &name.rtype, &name.id, version).await,
+    };
     let found = match found {
         Err(StoreError::NotCovered(_)) => None,
         other => other?,
     };
-    let access = Access::of(permit, Action::Read, &call.origin).what(format!("{what} {}", name.rtype));
-    let Some(resource) = found.filter(|resource| !resource.deleted || what == "read") else {
+    let what = if version.is_none() { "read" } else { "vread" };
+    let access = Access::of(&permit, Action::Read, &call.origin).what(format!("{what} {}", name.rtype));
+    let Some(resource) = found.filter(|resource| !resource.deleted || version.is_none()) else {
         doors.gate.release(&call.caller, access.outcome(Outcome::NotFound)).await?;
         return Err(FhirError::not_found());
     };
@@ -110,78 +111,18 @@ async fn one(
         doors.gate.release(&call.caller, access.outcome(Outcome::NotFound)).await?;
         return Err(FhirError::new(StatusCode::GONE, "deleted", "this resource was deleted"));
     }
-    let access = access.rows(1).patients(name.domain, [resource.patient.0]);
-    let draft = Draft::new(StatusCode::OK, FHIR_JSON, body_of(doors, permit, &resource, part)?)
+    let known = unless.knows(resource.version, resource.last_updated);
+    let access = access.rows(u64::from(!known)).patients(name.domain, [resource.patient.0]);
+    let (status, body) = match known {
+        true => (StatusCode::NOT_MODIFIED, Vec::new()),
+        false => (StatusCode::OK, body_of(doors, &permit, &resource, part)?),
+    };
+    let draft = Draft::new(status, FHIR_JSON, body)
         .with(header::ETAG, format!("W/\"{}\"", resource.version))
         .with(header::LAST_MODIFIED, http_date(resource.last_updated));
-    let held = Held::under(permit, draft);
+    let held = Held::under(&permit, draft);
     let release = doors.gate.release(&call.caller, access).await?;
-    Outgoing::data(held, release).map_err(|_| FhirError::unavailable("the answer could not be released"))
-}
-
-pub async fn history(
-    State(doors): State<Arc<Doors>>,
-    Path((domain, rtype, id)): Path<(String, String, String)>,
-    Extension(peer): Extension<Peer>,
-    Extension(trace): Extension<TraceContext>,
-    headers: HeaderMap,
-) -> Answer {
-    let call = doors.call("fhir", &peer, trace, &headers).await?;
-    let name = named(&doors, &domain, &rtype, &id)?;
-    let permit = permit_to_read(&doors, &call, Action::Read, name.domain, &name.rtype).await?;
-    let max = doors.limits.search_count_max;
-    let versions = match doors.silver.history(&permit, name.domain, &name.rtype, &name.id, None, max).await {
-        Err(StoreError::NotCovered(_)) => Vec::new(),
-        other => other?,
-    };
-    let access = Access::of(&permit, Action::Read, &call.origin).what(format!("history {}", name.rtype));
-    if versions.is_empty() {
-        doors.gate.release(&call.caller, access.outcome(Outcome::NotFound)).await?;
-        return Err(FhirError::not_found());
-    }
-    let mut entries = Vec::with_capacity(versions.len());
-    for version in &versions {
-        entries.push(history_entry(&doors, &permit, &name, version)?);
-    }
-    let bundle = json!({
-        "resourceType": "Bundle",
-        "type": "history",
-        "total": (versions.len() as i64),
-        "entry": (Value::Array(entries)),
-    });
-    let access = access.rows(versions.len() as u64).patients(name.domain, versions.iter().map(|v| v.patient.0));
-    let held = Held::under(&permit, Draft::new(StatusCode::OK, FHIR_JSON, fhir::json::to_vec(&bundle)));
-    let release = doors.gate.release(&call.caller, access).await?;
-    Outgoing::data(held, release).map_err(|_| FhirError::unavailable("the answer could not be released"))
-}
-
-fn history_entry(
-    doors: &Doors,
-    permit: &Permit<Read>,
-    name: &Named<'_>,
-    version: &Resource,
-) -> Result<Value, FhirError> {
-    let url = format!("{}/{}", name.rtype, name.id);
-    let method = match (version.deleted, version.version) {
-        (true, _) => "DELETE",
-        (false, 1) => "POST",
-        _ => "PUT",
-    };
-    let mut entry = json!({
-        "fullUrl": (format!("{}/fhir/{}/{url}", doors.info.base_url, name.domain)),
-        "request": { "method": method, "url": url.as_str() },
-        "response": {
-            "status": (if version.deleted { "204" } else if version.version == 1 { "201" } else { "200" }),
-            "etag": (format!("W/\"{}\"", version.version)),
-            "lastModified": (version.last_updated.to_string()),
-        },
-    });
-    if !version.deleted
-        && let Some(object) = entry.as_object_mut()
-    {
-        object.insert("resource", value_of(doors, permit, version)?);
-    }
-    Ok(entry)
+    Released::open(held, release).map_err(|_| FhirError::unavailable("the answer could not be released"))
 }
 
 /// The resource as this permit shows it.
@@ -208,29 +149,4 @@ fn body_of(
         subset::apply(part, &mut value);
     }
     Ok(fhir::json::to_vec(&value))
-}
-
-/// IMF-fixdate (RFC 9110 §5.6.7).
-pub fn http_date(at: base::Timestamp) -> String {
-    const DAYS: [&str; 7] = ["Thu", "Fri", "Sat", "Sun", "Mon", "Tue", "Wed"];
-    const MONTHS: [&str; 12] = ["Jan", "Feb", "Mar", "Apr", "May", "Jun", "Jul", "Aug", "Sep", "Oct", "Nov", "Dec"];
-    let days = at.ms().div_euclid(86_400_000);
-    let seconds = at.ms().rem_euclid(86_400_000) / 1_000;
-    let (year, month, day) = base::time::civil_from_days(days);
-    format!(
-        "{}, {day:02} {} {year:04} {:02}:{:02}:{:02} GMT",
-        DAYS[days.rem_euclid(7) as usize],
-        MONTHS[month as usize - 1],
-        seconds / 3600,
-        seconds / 60 % 60,
-        seconds % 60
-    )
-}
-
-#[cfg(test)]
-mod tests {
-    #[test]
-    fn http_dates_are_fixdates() {
-        assert_eq!(super::http_date(base::Timestamp(784_111_777_000)), "Sun, 06 Nov 1994 08:49:37 GMT");
-    }
 }

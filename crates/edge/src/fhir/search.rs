@@ -18,7 +18,7 @@ use super::read::value_of;
 use super::{Answer, FHIR_JSON, FhirError, known_type, subset};
 use crate::doors::{Call, Doors};
 use crate::http::Peer;
-use crate::outgoing::{Draft, Outgoing};
+use crate::outgoing::{Draft, Released};
 
 pub async fn get(
     State(doors): State<Arc<Doors>>,
@@ -30,7 +30,7 @@ pub async fn get(
 ) -> Answer {
     let call = doors.call("fhir", &peer, trace, &headers).await?;
     let pairs = fhir::search::decode_query(query.as_deref().unwrap_or_default());
-    of_type(&doors, &call, &domain, &rtype, pairs, &headers).await
+    Ok(search(&doors, &call, &domain, &rtype, pairs, is_lenient(&headers)).await?.into())
 }
 
 /// `POST [type]/_search`: the criteria in the body, where no proxy logs them.
@@ -45,7 +45,7 @@ pub async fn post(
 ) -> Answer {
     let call = doors.call("fhir", &peer, trace, &headers).await?;
     let pairs = form(query.as_deref(), &body)?;
-    of_type(&doors, &call, &domain, &rtype, pairs, &headers).await
+    Ok(search(&doors, &call, &domain, &rtype, pairs, is_lenient(&headers)).await?.into())
 }
 
 /// The criteria of a `_search`: those of the URL and those of the body.
@@ -57,14 +57,20 @@ pub(super) fn form(query: Option<&str>, body: &[u8]) -> Result<Vec<(String, Stri
     Ok(pairs)
 }
 
-async fn of_type(
+/// Whether unknown parameters are passed over (R4 §3.1.1.2).
+pub fn is_lenient(headers: &HeaderMap) -> bool {
+    headers.get("prefer").and_then(|value| value.to_str().ok()).is_some_and(|text| text.contains("handling=lenient"))
+}
+
+/// Searches a type, and records what was shown.
+pub async fn search(
     doors: &Doors,
     call: &Call,
     domain: &str,
     rtype: &str,
     pairs: Vec<(String, String)>,
-    headers: &HeaderMap,
-) -> Answer {
+    lenient: bool,
+) -> Result<Released, FhirError> {
     let (domain, _) = doors.domain(domain).ok_or_else(FhirError::not_found)?;
     let rtype = known_type(rtype)?;
     let search = Search {
@@ -77,7 +83,7 @@ async fn of_type(
         pick: Pick::Page,
     };
     let pairs = search.open(pairs)?;
-    let query = search.parse(&pairs, headers)?;
+    let query = search.parse(&pairs, lenient)?;
     search.answer(query, &pairs, Vec::new()).await
 }
 
@@ -119,15 +125,18 @@ impl Search<'_> {
         }
     }
 
-    pub fn parse(&self, pairs: &[(String, String)], headers: &HeaderMap) -> Result<Query, FhirError> {
-        let prefer = headers.get("prefer").and_then(|value| value.to_str().ok()).unwrap_or_default();
-        let lenient = prefer.contains("handling=lenient");
+    pub fn parse(&self, pairs: &[(String, String)], lenient: bool) -> Result<Query, FhirError> {
         let query = fhir::search::parse_query(self.rtype, pairs, &self.doors.limits, lenient);
         query.map_err(|issue| FhirError { status: StatusCode::BAD_REQUEST, issues: vec![issue], retry_after_s: None })
     }
 
     /// Permit, page, record, release. `asked` are source records that the request itself names.
-    pub async fn answer(&self, mut query: Query, pairs: &[(String, String)], asked: Vec<u32>) -> Answer {
+    pub async fn answer(
+        &self,
+        mut query: Query,
+        pairs: &[(String, String)],
+        asked: Vec<u32>,
+    ) -> Result<Released, FhirError> {
         let Search { doors, call, domain, .. } = *self;
         subset::check(&query)?;
         let permit = permit_to_search(doors, call, domain, &query).await?;
@@ -158,7 +167,7 @@ impl Search<'_> {
             .patients(domain, shown.map(|resource| resource.patient.0).chain(asked));
         let held = Held::under(&permit, Draft::new(StatusCode::OK, FHIR_JSON, fhir::json::to_vec(&bundle)));
         let release = doors.gate.release(&call.caller, access).await?;
-        Outgoing::data(held, release).map_err(|_| FhirError::unavailable("the answer could not be released"))
+        Released::open(held, release).map_err(|_| FhirError::unavailable("the answer could not be released"))
     }
 }
 
@@ -230,7 +239,7 @@ pub(super) fn pairs_text(pairs: &[(String, String)]) -> String {
 }
 
 /// A criterion or sort key on a masked element would tell what the mask hides.
-fn refuse_masked_criteria(query: &Query, masks: &[Mask]) -> Result<(), FhirError> {
+pub fn refuse_masked_criteria(query: &Query, masks: &[Mask]) -> Result<(), FhirError> {
     if masks.is_empty() {
         return Ok(());
     }

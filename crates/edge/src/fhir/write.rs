@@ -1,5 +1,5 @@
-//! create, update, delete, transaction and batch (R4 §3.1.0): checked here as far as the bytes tell, then appended, and
-//! answered with what refine decided.
+//! create, update, patch, delete, transaction and batch (R4 §3.1.0): checked here as far as the bytes tell, then
+//! appended, and answered with what refine decided.
 
 use std::sync::Arc;
 
@@ -7,20 +7,25 @@ use axum::Extension;
 use axum::body::Bytes;
 use axum::extract::{Path, RawQuery, State};
 use axum::http::{HeaderMap, HeaderName, StatusCode, header};
-use base::{DomainName, Layer, LogicalId, Ordinal, PatientSet, Permit, Role, SourceName, TraceContext, Write};
-use clinical::{Door, FhirRequest, Interaction};
+use base::{DomainName, Layer, LogicalId, TraceContext};
+use clinical::{Door, FhirRequest, Interaction, Written};
 use fhir::json::{ParseLimits, Value};
+use fhir::patch::{JSON_PATCH, Patch};
 use fhir::validate::{Issue, Severity};
 use gate::{Access, Held, Outcome};
 use policy::Action;
 
+use super::bundle_reads::Reads;
+use super::prefer::Return;
+use super::read::{named, one};
+use super::search::is_lenient;
+use super::unless::{Unless, http_date};
+use super::writing::{Permitted, check_criteria, permit};
 use super::{Answer, FHIR_JSON, FhirError, known_type};
 use crate::doors::{Call, Doors};
 use crate::http::Peer;
-use crate::outgoing::{Draft, Outgoing};
+use crate::outgoing::{Draft, Released};
 
-/// The source that API writes of persons and apps count as.
-const API_SOURCE: &str = "fhir-api";
 const KEY_BYTES_MAX: usize = 200;
 
 pub async fn bundle(
@@ -45,17 +50,26 @@ pub async fn bundle(
         return Err(FhirError::new(StatusCode::PAYLOAD_TOO_LARGE, "too-long", text));
     }
     // The entries of a batch stand alone: one that is wrong is answered by itself, by refine.
-    if value.get("type").and_then(Value::as_str) == Some("transaction") {
-        check_structure(&value)?;
-    }
-    let request = FhirRequest {
-        interaction: Interaction::Bundle,
-        rtype: "Bundle".into(),
-        id: None,
-        if_match: None,
-        if_none_exist: None,
+    let kind = match value.get("type").and_then(Value::as_str) {
+        Some("transaction") => {
+            check_structure(&value)?;
+            "transaction"
+        }
+        _ => "batch",
     };
-    submit(&doors, &call, &domain, request, &headers, Some(&value), body).await
+    let reads = Reads::of(&value, kind, doors.limits.bundle_reads_max)?;
+    let lenient = is_lenient(&headers);
+    let (name, _) = doors.domain(&domain).ok_or_else(FhirError::not_found)?;
+    reads.permit(&doors, &call, name).await?;
+    if reads.is_all() {
+        return Ok(reads.answer(&doors, &call, name, None, lenient).await);
+    }
+    let request = FhirRequest::new(Interaction::Bundle, "Bundle");
+    let written = submit(&doors, &call, &domain, request, &headers, Some(&value), body).await?;
+    if reads.is_empty() || !written.status().is_success() {
+        return Ok(written.into());
+    }
+    Ok(reads.answer(&doors, &call, name, Some(written), lenient).await)
 }
 
 pub async fn create(
@@ -68,9 +82,13 @@ pub async fn create(
 ) -> Answer {
     let call = doors.call("fhir", &peer, trace, &headers).await?;
     let value = resource_of_type(&doors, &body, known_type(&rtype)?)?;
-    let if_none_exist = headers.get("if-none-exist").and_then(|v| v.to_str().ok()).map(str::to_owned);
-    let request = FhirRequest { interaction: Interaction::Create, rtype, id: None, if_match: None, if_none_exist };
-    submit(&doors, &call, &domain, request, &headers, Some(&value), body).await
+    let if_none_exist = match headers.get("if-none-exist").map(|value| value.to_str()) {
+        None => None,
+        Some(Ok(criteria)) => Some(criteria.trim_start_matches('?').to_owned()),
+        Some(Err(_)) => return Err(invalid("If-None-Exist must be search criteria, percent-encoded")),
+    };
+    let request = FhirRequest { if_none_exist, ..FhirRequest::new(Interaction::Create, &rtype) };
+    Ok(submit(&doors, &call, &domain, request, &headers, Some(&value), body).await?.into())
 }
 
 pub async fn update(
@@ -88,15 +106,73 @@ pub async fn update(
     if value.get("id").and_then(Value::as_str) != Some(id.as_str()) {
         return Err(invalid("the resource's id must be there and be the id in the URL"));
     }
-    let if_match = if_match(&headers)?;
     let request = FhirRequest {
-        interaction: Interaction::Update,
-        rtype,
         id: Some(id.to_string()),
-        if_match,
-        if_none_exist: None,
+        if_match: if_match(&headers)?,
+        ..FhirRequest::new(Interaction::Update, &rtype)
     };
-    submit(&doors, &call, &domain, request, &headers, Some(&value), body).await
+    Ok(submit(&doors, &call, &domain, request, &headers, Some(&value), body).await?.into())
+}
+
+/// Conditional update (R4 §3.1.0.4.3).
+pub async fn update_where(
+    State(doors): State<Arc<Doors>>,
+    Path((domain, rtype)): Path<(String, String)>,
+    RawQuery(query): RawQuery,
+    Extension(peer): Extension<Peer>,
+    Extension(trace): Extension<TraceContext>,
+    headers: HeaderMap,
+    body: Bytes,
+) -> Answer {
+    let call = doors.call("fhir", &peer, trace, &headers).await?;
+    let value = resource_of_type(&doors, &body, known_type(&rtype)?)?;
+    let request = FhirRequest {
+        criteria: Some(criteria(query)?),
+        if_match: if_match(&headers)?,
+        ..FhirRequest::new(Interaction::Update, &rtype)
+    };
+    Ok(submit(&doors, &call, &domain, request, &headers, Some(&value), body).await?.into())
+}
+
+pub async fn patch(
+    State(doors): State<Arc<Doors>>,
+    Path((domain, rtype, id)): Path<(String, String, String)>,
+    Extension(peer): Extension<Peer>,
+    Extension(trace): Extension<TraceContext>,
+    headers: HeaderMap,
+    body: Bytes,
+) -> Answer {
+    let call = doors.call("fhir", &peer, trace, &headers).await?;
+    let rtype = known_type(&rtype)?;
+    let id = LogicalId::parse(&id).map_err(|_| FhirError::not_found())?;
+    let value = patch_of(&doors, &headers, &body)?;
+    let request = FhirRequest {
+        id: Some(id.to_string()),
+        if_match: if_match(&headers)?,
+        ..FhirRequest::new(Interaction::Patch, rtype)
+    };
+    Ok(submit(&doors, &call, &domain, request, &headers, Some(&value), body).await?.into())
+}
+
+/// Conditional patch (R4 §3.1.0.8.1).
+pub async fn patch_where(
+    State(doors): State<Arc<Doors>>,
+    Path((domain, rtype)): Path<(String, String)>,
+    RawQuery(query): RawQuery,
+    Extension(peer): Extension<Peer>,
+    Extension(trace): Extension<TraceContext>,
+    headers: HeaderMap,
+    body: Bytes,
+) -> Answer {
+    let call = doors.call("fhir", &peer, trace, &headers).await?;
+    let rtype = known_type(&rtype)?;
+    let value = patch_of(&doors, &headers, &body)?;
+    let request = FhirRequest {
+        criteria: Some(criteria(query)?),
+        if_match: if_match(&headers)?,
+        ..FhirRequest::new(Interaction::Patch, rtype)
+    };
+    Ok(submit(&doors, &call, &domain, request, &headers, Some(&value), body).await?.into())
 }
 
 pub async fn delete(
@@ -109,22 +185,58 @@ pub async fn delete(
 ) -> Answer {
     let call = doors.call("fhir", &peer, trace, &headers).await?;
     if query.is_some_and(|query| !query.is_empty()) {
-        return Err(invalid("a delete takes no parameters"));
+        return Err(invalid("a delete by id takes no parameters"));
     }
-    let rtype = known_type(&rtype)?.to_owned();
+    let rtype = known_type(&rtype)?;
     let id = LogicalId::parse(&id).map_err(|_| FhirError::not_found())?;
     let request = FhirRequest {
-        interaction: Interaction::Delete,
-        rtype,
         id: Some(id.to_string()),
         if_match: if_match(&headers)?,
-        if_none_exist: None,
+        ..FhirRequest::new(Interaction::Delete, rtype)
     };
-    submit(&doors, &call, &domain, request, &headers, None, Bytes::new()).await
+    Ok(submit(&doors, &call, &domain, request, &headers, None, Bytes::new()).await?.into())
 }
 
-fn invalid(text: &str) -> FhirError {
+/// Conditional delete of the one match (R4 §3.1.0.7.1; `conditionalDelete` is `single`).
+pub async fn delete_where(
+    State(doors): State<Arc<Doors>>,
+    Path((domain, rtype)): Path<(String, String)>,
+    RawQuery(query): RawQuery,
+    Extension(peer): Extension<Peer>,
+    Extension(trace): Extension<TraceContext>,
+    headers: HeaderMap,
+) -> Answer {
+    let call = doors.call("fhir", &peer, trace, &headers).await?;
+    let request = FhirRequest {
+        criteria: Some(criteria(query)?),
+        if_match: if_match(&headers)?,
+        ..FhirRequest::new(Interaction::Delete, known_type(&rtype)?)
+    };
+    Ok(submit(&doors, &call, &domain, request, &headers, None, Bytes::new()).await?.into())
+}
+
+pub fn invalid(text: &str) -> FhirError {
     FhirError::new(StatusCode::BAD_REQUEST, "invalid", text)
+}
+
+fn criteria(query: Option<String>) -> Result<String, FhirError> {
+    query.filter(|query| !query.is_empty()).ok_or_else(|| invalid("this needs an id in the URL, or criteria after `?`"))
+}
+
+/// R4 §3.1.0.8: a JSON Patch says so by its media type; Parameters come as any resource does.
+fn patch_of(doors: &Doors, headers: &HeaderMap, body: &[u8]) -> Result<Value, FhirError> {
+    let media = headers.get(header::CONTENT_TYPE).and_then(|value| value.to_str().ok()).unwrap_or_default();
+    let value = match media.split(';').next().unwrap_or_default().trim() {
+        JSON_PATCH | "application/fhir+json" | "application/json" => parse(doors, body)?,
+        _ => {
+            let text = "a patch is application/json-patch+json, or application/fhir+json with Parameters";
+            return Err(FhirError::new(StatusCode::UNSUPPORTED_MEDIA_TYPE, "not-supported", text));
+        }
+    };
+    match Patch::read(&value) {
+        Ok(_) => Ok(value),
+        Err(issue) => Err(FhirError { status: StatusCode::BAD_REQUEST, issues: vec![issue], retry_after_s: None }),
+    }
 }
 
 fn if_match(headers: &HeaderMap) -> Result<Option<u32>, FhirError> {
@@ -173,37 +285,106 @@ async fn submit(
     doors: &Doors,
     call: &Call,
     domain: &str,
-    request: FhirRequest,
+    mut request: FhirRequest,
     headers: &HeaderMap,
     value: Option<&Value>,
     body: Bytes,
-) -> Answer {
+) -> Result<Released, FhirError> {
     let (domain, parts) = doors.domain(domain).ok_or_else(FhirError::not_found)?;
     let key = idempotency_key(headers)?;
-    let (source, permit) = permit_to_write(doors, call, domain, &request, value).await?;
+    check_criteria(&request)?;
+    let permitted = permit(doors, call, domain, &mut request, value).await?;
     let what = format!("{:?} {}", request.interaction, request.rtype).to_lowercase();
-    let written = parts.writes.submit(&permit, source, Door::Fhir, request, key, call.trace, body).await?;
+    let criteria = request.criteria.clone().or_else(|| request.if_none_exist.clone());
+    let (source, rtype) = (permitted.source.clone(), request.rtype.clone());
+    let written = parts.writes.submit(&permitted.permit, source, Door::Fhir, request, key, call.trace, body).await?;
+    let shown = representation(doors, call, domain, &rtype, &permitted, &written, headers).await?;
+    let own = answer(doors, call, domain, &permitted, written, (what, criteria), headers).await?;
+    Ok(match shown {
+        Some(shown) => own.with_body_of(shown),
+        None => own,
+    })
+}
+
+/// What refine decided, recorded and released.
+async fn answer(
+    doors: &Doors,
+    call: &Call,
+    domain: &DomainName,
+    permitted: &Permitted,
+    written: Written,
+    (what, criteria): (String, Option<String>),
+    headers: &HeaderMap,
+) -> Result<Released, FhirError> {
+    let permit = &permitted.permit;
     let reader = doors.gate.node_permit::<base::Read>("refine", domain, Layer::Silver)?;
     let touched = doors.silver.came_of(&reader, domain, written.index).await?;
     let outcome = if written.outcome.status < 400 { Outcome::Served } else { Outcome::Failed };
     // A patient whom this very write brought in is not yet in anybody's set.
     let shown = touched.iter().map(|version| version.patient).filter(|p| permit.grant().patients.contains(*p));
-    let access = Access::of(&permit, Action::Write, &call.origin)
+    let mut access = Access::of(permit, Action::Write, &call.origin)
         .what(what)
         .outcome(outcome)
         .rows(touched.len() as u64)
         .patients(domain, shown.map(|patient| patient.0));
-    let draft = answer(doors, domain, written.outcome, written.repeated, headers);
-    let held = Held::under(&permit, draft);
+    if let Some(criteria) = criteria {
+        access = access.query(doors.gate.query_hash(criteria.as_bytes()));
+    }
+    let mut held = Held::under(permit, draft(doors, domain, written, headers));
+    for asked in &permitted.asked {
+        (access, held) = (access.and(asked), held.and(asked));
+    }
     let release = doors.gate.release(&call.caller, access).await?;
-    Outgoing::data(held, release).map_err(|_| FhirError::unavailable("the answer could not be released"))
+    Released::open(held, release).map_err(|_| FhirError::unavailable("the answer could not be released"))
 }
 
-fn answer(doors: &Doors, domain: &DomainName, outcome: store::Outcome, repeated: bool, headers: &HeaderMap) -> Draft {
+/// What the writer did not send and may read: what a patch came to, what a conditional create found. A read like any
+/// other, with a record of its own; without the right to it there is none.
+async fn representation(
+    doors: &Doors,
+    call: &Call,
+    domain: &DomainName,
+    rtype: &str,
+    permitted: &Permitted,
+    written: &Written,
+    headers: &HeaderMap,
+) -> Result<Option<Released>, FhirError> {
+    let outcome = &written.outcome;
+    let is_whole = !outcome.body.is_empty() || !matches!(outcome.status, 200 | 201);
+    if is_whole || permitted.is_feed || Return::of(headers) != Return::Representation {
+        return Ok(None);
+    }
+    let location = outcome.headers.iter().find(|(name, _)| name == "location");
+    let mut parts = location.map(|(_, at)| at.split('/')).into_iter().flatten().skip(1);
+    let (Some(id), Some("_history"), Some(Ok(version))) =
+        (parts.next(), parts.next(), parts.next().map(str::parse::<u32>))
+    else {
+        return Ok(None);
+    };
+    let ask = call.ask(Action::Read, domain, Layer::Silver).kind(rtype);
+    if !doors.gate.would_permit::<base::Read>(&call.caller, &ask) {
+        return Ok(None);
+    }
+    let name = named(doors, domain.as_str(), rtype, id)?;
+    match one(doors, call, &name, Some(version), None, &Unless::default()).await {
+        Ok(shown) => Ok(Some(shown)),
+        // It was written; that it is not shown is no failure of the write.
+        Err(error) if error.status == StatusCode::NOT_FOUND => Ok(None),
+        Err(error) => Err(error),
+    }
+}
+
+fn draft(doors: &Doors, domain: &DomainName, written: Written, headers: &HeaderMap) -> Draft {
+    let outcome = written.outcome;
     let status = StatusCode::from_u16(outcome.status).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR);
-    let prefer = headers.get("prefer").and_then(|value| value.to_str().ok()).unwrap_or_default();
-    let minimal = prefer.contains("return=minimal") && status.is_success();
-    let body = if minimal || status == StatusCode::NO_CONTENT { Vec::new() } else { outcome.body };
+    let is_bundle = outcome.headers.is_empty() && status == StatusCode::OK;
+    let body = match Return::of(headers) {
+        _ if !status.is_success() || is_bundle => outcome.body,
+        _ if status == StatusCode::NO_CONTENT => Vec::new(),
+        Return::Minimal => Vec::new(),
+        Return::Representation => outcome.body,
+        Return::OperationOutcome => fhir::json::to_vec(&fhir::validate::operation_outcome(&[])),
+    };
     let mut draft = Draft::new(status, FHIR_JSON, body);
     for (name, value) in outcome.headers {
         match name.as_str() {
@@ -212,113 +393,16 @@ fn answer(doors: &Doors, domain: &DomainName, outcome: store::Outcome, repeated:
                 draft = draft.with(header::LOCATION, url);
             }
             "etag" => draft = draft.with(header::ETAG, value),
+            "last-modified" => {
+                if let Some(at) = fhir::time::parse(&value) {
+                    draft = draft.with(header::LAST_MODIFIED, http_date(base::Timestamp(at.from_ms)));
+                }
+            }
             _ => {}
         }
     }
-    if repeated {
+    if written.repeated {
         draft = draft.with(HeaderName::from_static("x-repeated-answer"), "true");
     }
     draft
-}
-
-/// A feed puts in as its own source; everybody else writes records, each type permitted by itself.
-async fn permit_to_write(
-    doors: &Doors,
-    call: &Call,
-    domain: &DomainName,
-    request: &FhirRequest,
-    value: Option<&Value>,
-) -> Result<(SourceName, Permit<Write>), FhirError> {
-    if let (Some(source), true) = (call.caller.source(), call.caller.roles().contains(&Role::Feed)) {
-        let ask = call.ask(Action::Ingest, domain, Layer::Bronze).kind(source.as_str());
-        return Ok((source.clone(), doors.gate.permit::<Write>(&call.caller, ask).await?));
-    }
-    let source = SourceName::parse(API_SOURCE).map_err(|_| FhirError::unavailable("the source has no name"))?;
-    let written = written_resources(request, value);
-    if written.iter().any(|(rtype, _)| fhir::definitions::is_server_owned(rtype)) {
-        let text = "AuditEvent, CapabilityStatement, OperationOutcome and Parameters are made by this server alone";
-        return Err(FhirError::new(StatusCode::METHOD_NOT_ALLOWED, "not-supported", text));
-    }
-    let mut types: Vec<&str> = written.iter().map(|(rtype, _)| *rtype).collect();
-    types.sort_unstable();
-    types.dedup();
-    let ask = call.ask(Action::Write, domain, Layer::Silver).kinds(types.clone());
-    let records = doors.gate.permit::<Write>(&call.caller, ask).await?;
-    for (rtype, resource) in &written {
-        check_patient(doors, domain, &records, rtype, *resource, request).await?;
-    }
-    // The same decision, for the journal that carries the write.
-    let ask = call.ask(Action::Write, domain, Layer::Silver).kinds(types).through(&source);
-    let permit = doors.gate.permit::<Write>(&call.caller, ask).await?;
-    Ok((source, permit))
-}
-
-/// Type and resource of everything a request writes.
-fn written_resources<'a>(request: &'a FhirRequest, value: Option<&'a Value>) -> Vec<(&'a str, Option<&'a Value>)> {
-    if request.interaction != Interaction::Bundle {
-        return vec![(&request.rtype, value)];
-    }
-    let entries = value.and_then(|bundle| bundle.get("entry")).and_then(Value::as_array).unwrap_or_default();
-    entries
-        .iter()
-        .map(|entry| {
-            let url = entry.path(&["request", "url"]).and_then(Value::as_str).unwrap_or_default();
-            let rtype = url.trim_start_matches('/').split(['/', '?']).next().unwrap_or_default();
-            (if fhir::definitions::resource_type(rtype).is_some() { rtype } else { "Bundle" }, entry.get("resource"))
-        })
-        .collect()
-}
-
-/// A permit for some patients lets nobody write about others, nor about one who cannot be told.
-async fn check_patient(
-    doors: &Doors,
-    domain: &DomainName,
-    permit: &Permit<Write>,
-    rtype: &str,
-    resource: Option<&Value>,
-    request: &FhirRequest,
-) -> Result<(), FhirError> {
-    if permit.grant().patients == PatientSet::All
-        || (rtype != "Patient" && fhir::reference::patient_parameters(rtype).is_empty())
-    {
-        return Ok(());
-    }
-    let id = match (rtype, request.interaction) {
-        ("Patient", Interaction::Update | Interaction::Delete) => request.id.as_deref(),
-        _ => resource
-            .and_then(fhir::reference::patient_reference)
-            .and_then(|reference| reference.strip_prefix("Patient/"))
-            .and_then(|rest| rest.split('/').next()),
-    };
-    let id = id.and_then(|id| LogicalId::parse(id).ok());
-    if id.as_ref().is_some_and(|id| doors.silver.is_erased_patient(domain, id)) {
-        let text = "the record of this patient was erased: nothing is added to it, and its id is not used again";
-        return Err(FhirError::new(StatusCode::GONE, "deleted", text));
-    }
-    let ordinal = match id {
-        Some(id) => doors.silver.patient_of(domain, "Patient", &id).await?,
-        None => None,
-    };
-    // What is there already may be about somebody else than the new content says.
-    if let Some(id) = request.id.as_deref().and_then(|id| LogicalId::parse(id).ok())
-        && let Some(standing) = doors.silver.patient_of(domain, rtype, &id).await?
-        && standing.is_patient()
-        && !permit.grant().patients.contains(standing)
-    {
-        return Err(FhirError::not_found());
-    }
-    let allowed = match (ordinal, rtype, &permit.grant().patients) {
-        (Some(ordinal), ..) => permit.grant().patients.contains(ordinal),
-        // A new patient is in nobody's restricted set yet, and in nobody's care team either.
-        (None, "Patient", PatientSet::AllBut(_)) => request.interaction != Interaction::Delete,
-        _ => permit.grant().patients.contains(Ordinal::UNKNOWN),
-    };
-    if allowed {
-        return Ok(());
-    }
-    Err(FhirError::new(
-        StatusCode::FORBIDDEN,
-        "forbidden",
-        "you may write about certain patients only: refer to one of them by a literal reference (Patient/ID)",
-    ))
 }

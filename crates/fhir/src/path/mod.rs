@@ -27,6 +27,7 @@ use crate::json::Value;
 
 pub use decimal::Decimal;
 pub use error::{PathError, PathErrorKind};
+pub(crate) use fns::base64 as decode_base64;
 pub use item::{Element, Item};
 pub(crate) use plain::{Step, Trail};
 pub use quantity::Quantity;

@@ -20,5 +20,5 @@ pub(crate) use extract::elements;
 pub use extract::extract;
 pub use fold::fold;
 pub use params::{param, params};
-pub use query::parse_query;
+pub use query::{parse_criteria, parse_query};
 pub use types::*;

@@ -48,6 +48,27 @@ pub fn parse_query(
     Ok(builder.query)
 }
 
+/// Reads the criteria of a condition (R4 §3.1.0.4.3, §3.1.0.5, §3.1.0.11.2): what stands after `?`, undecoded. They
+/// select, so what only shapes an answer is refused, and so are criteria that would select everything.
+pub fn parse_criteria(rtype: &str, text: &str) -> Result<Query, Issue> {
+    let pairs = super::decode_query(text);
+    let query = parse_query(rtype, &pairs, &base::Limits::default(), false)?;
+    let plain = Query {
+        rtype: query.rtype.clone(),
+        clauses: query.clauses.clone(),
+        chains: query.chains.clone(),
+        has: query.has.clone(),
+        ..Query::default()
+    };
+    if query != plain {
+        return Err(Issue::error("invalid", "", "a condition takes criteria only: no sorting, paging or including"));
+    }
+    if query.clauses.is_empty() && query.chains.is_empty() && query.has.is_empty() {
+        return Err(Issue::error("required", "", "a condition needs at least one criterion"));
+    }
+    Ok(query)
+}
+
 /// The issue type of an unknown parameter.
 const UNKNOWN: &str = "not-found";
 

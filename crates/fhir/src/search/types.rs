@@ -2,6 +2,8 @@
 //!
 //! Data only. Rows are made by `extract`, queries by `query`; SQL is the store's.
 
+use std::collections::BTreeSet;
+
 /// R4 §3.1.1.4: the type of a search parameter.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum ParamKind {
@@ -136,6 +138,42 @@ pub struct Query {
     pub cursor: Option<String>,
     /// Parameters not known and passed over, when lenient; names only.
     pub ignored: Vec<String>,
+}
+
+impl Query {
+    /// The types that its criteria look at: its own, and those that chains and `_has` lead to.
+    pub fn types(&self) -> BTreeSet<&str> {
+        let mut types = BTreeSet::from([self.rtype.as_str()]);
+        self.chains.iter().for_each(|chain| chain.types(&mut types));
+        self.has.iter().for_each(|has| has.types(&mut types));
+        types
+    }
+}
+
+impl Chain {
+    fn types<'q>(&'q self, types: &mut BTreeSet<&'q str>) {
+        for (rtype, criterion) in &self.branches {
+            types.insert(rtype);
+            criterion.types(types);
+        }
+    }
+}
+
+impl Has {
+    fn types<'q>(&'q self, types: &mut BTreeSet<&'q str>) {
+        types.insert(&self.rtype);
+        self.criterion.types(types);
+    }
+}
+
+impl Criterion {
+    fn types<'q>(&'q self, types: &mut BTreeSet<&'q str>) {
+        match self {
+            Criterion::Clause(_) | Criterion::Any(_) => {}
+            Criterion::Chain(chain) => chain.types(types),
+            Criterion::Has(has) => has.types(types),
+        }
+    }
 }
 
 /// Counts only: a query is PHI.

@@ -49,6 +49,12 @@ impl Cover {
         })
     }
 
+    /// What is within these, too.
+    pub fn within(self, patients: &PatientSet, sensitivity: Sensitivity) -> Cover {
+        let sensitivity = Sensitivity(self.sensitivity.0 & sensitivity.0);
+        Cover { patients: self.patients.intersect(patients), sensitivity, ..self }
+    }
+
     pub fn patients(&self) -> &PatientSet {
         &self.patients
     }

@@ -237,6 +237,57 @@ impl Silver {
         self.open_covered(permit, domain, rows).await
     }
 
+    /// Versions of a type, or of all, that changed before a change number (all, if `None`), newest first, at most `max`,
+    /// and where to go on. What is not covered is left out. Looks at a bounded number of changes, so that fewer than
+    /// `max` may come although there are more.
+    pub async fn changes_before(
+        &self,
+        permit: &Permit<Read>,
+        domain: &DomainName,
+        rtype: Option<&str>,
+        before: Option<u64>,
+        since: Option<Timestamp>,
+        max: usize,
+    ) -> Result<(Vec<Resource>, Option<u64>), StoreError> {
+        self.check_live(permit)?;
+        if let Some(rtype) = rtype {
+            permit.covers_kind(domain, Layer::Silver, rtype)?;
+        }
+        let end = self.changes_end(domain).await?;
+        let mut before = before.unwrap_or(end).min(end);
+        let max = usize::try_from(self.bounded(permit, max)).unwrap_or_default();
+        let mut found = Vec::new();
+        for _ in 0..HISTORY_STEPS_MAX {
+            // The first change is 1.
+            if before <= 1 || found.len() >= max {
+                break;
+            }
+            let from = before.saturating_sub(HISTORY_WINDOW).max(1);
+            let wanted = max - found.len();
+            let rows = sqlx::query(concat!(
+                "SELECT ",
+                columns!(),
+                " FROM resource_version WHERE domain = $1 AND change >= $2 AND change < $3 AND last_updated >= $4 AND \
+                 ($5 = '' OR rtype = $5) ORDER BY change DESC LIMIT $6"
+            ))
+            .bind(domain.as_str())
+            .bind(big(from)?)
+            .bind(big(before)?)
+            .bind(since.map_or(i64::MIN, Timestamp::ms))
+            .bind(rtype.unwrap_or_default())
+            .bind(wanted as i64)
+            .fetch_all(self.0.catalog.db.readers())
+            .await?;
+            let rows = rows.iter().map(Sealed::from_row).collect::<Result<Vec<_>, _>>()?;
+            before = match rows.last() {
+                Some(oldest) if rows.len() >= wanted => oldest.change,
+                _ => from,
+            };
+            found.extend(self.open_covered(permit, domain, rows).await?);
+        }
+        Ok((found, (before > 1 && max > 0).then_some(before)))
+    }
+
     /// Those of the resources that stand and are covered, deleted ones too, in no order.
     pub async fn read_many(
         &self,
@@ -432,6 +483,9 @@ impl Silver {
 
 /// Rows of one step of a scan.
 const SCAN_MAX: usize = 10_000;
+/// Changes that one step of a history looks at, and steps of one page.
+const HISTORY_WINDOW: u64 = 50_000;
+const HISTORY_STEPS_MAX: usize = 64;
 
 #[cfg(test)]
 mod tests {

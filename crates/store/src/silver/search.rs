@@ -1,6 +1,6 @@
 //! Searching: the index finds under the permit, silver reads what it found under the permit once more.
 
-use base::{DomainName, Layer, LogicalId, Ordinal, Permit, Read, Write};
+use base::{DomainName, Layer, LogicalId, Ordinal, PatientSet, Permit, Read, Sensitivity, Write};
 use fhir::search::{Clause, ClauseValue, ParamKind, Query, Summary};
 use rusqlite::types::Value;
 
@@ -120,6 +120,24 @@ impl Silver {
         let query = Query { rtype: rtype.to_owned(), clauses, ..Query::default() };
         let found = self.domain(domain)?.index.find(query, cover, FOUND_MAX).await?;
         found.into_iter().map(|(id, ordinal)| Ok(Found { id: indexed_id(&id)?, patient: Ordinal(ordinal) })).collect()
+    }
+
+    /// Living resources that meet all criteria of a query, chains included, in the order of ids; at most `max`. Of what
+    /// is outside `patients` and `sensitivity` nothing is found, counted or followed. For refine, which decides
+    /// conditions for callers who reach a part of the domain.
+    pub async fn find_within<R>(
+        &self,
+        permit: &Permit<R>,
+        domain: &DomainName,
+        query: Query,
+        (patients, sensitivity): (&PatientSet, Sensitivity),
+        max: usize,
+    ) -> Result<Vec<LogicalId>, StoreError> {
+        self.check_live(permit)?;
+        permit.covers_kind(domain, Layer::Silver, &query.rtype)?;
+        let cover = Cover::of(permit, domain).ok_or(base::NotCovered("layer"))?.within(patients, sensitivity);
+        let found = self.domain(domain)?.index.find(query, cover, max.min(FOUND_MAX)).await?;
+        found.into_iter().map(|(id, _)| indexed_id(&id)).collect()
     }
 }
 

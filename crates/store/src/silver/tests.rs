@@ -500,7 +500,10 @@ async fn what_consumers_keep_comes_back() {
     let key = silver.seen_key("MSG-1");
     let at = |hash: String| {
         let (silver, source, key) = (&silver, &source, &key);
-        async move { silver.seen(&ehr(), source, key, &hash, Timestamp(NOW)).await.unwrap() }
+        async move {
+            let seen = silver.seen(&ehr(), source, key, Timestamp(NOW)).await.unwrap();
+            seen.into_iter().find(|seen| seen.content_hash == hash).map(|seen| seen.index)
+        }
     };
     assert_eq!((at(hash(7)).await, at(hash(8)).await, at(hash(9)).await), (Some(0), Some(1), None));
 

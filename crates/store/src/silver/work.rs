@@ -163,15 +163,14 @@ impl Silver {
         rows.iter().rev().map(|row| self.seen_row(domain, row)).collect()
     }
 
-    /// Where this key came with this content at or after a time: the newest.
+    /// What came under this key at or after a time, newest first; of very much the newest.
     pub async fn seen(
         &self,
         domain: &DomainName,
         source: &SourceName,
         key: &str,
-        content_hash: &str,
         since: Timestamp,
-    ) -> Result<Option<u64>, StoreError> {
+    ) -> Result<Vec<Seen>, StoreError> {
         let rows = sqlx::query(
             "SELECT source, key, position, hash, at FROM seen WHERE domain = $1 AND source = $2 AND key = $3 AND \
              at >= $4 ORDER BY position DESC LIMIT 1000",
@@ -182,13 +181,7 @@ impl Silver {
         .bind(since.ms())
         .fetch_all(self.0.catalog.db.readers())
         .await?;
-        for row in &rows {
-            let seen = self.seen_row(domain, row)?;
-            if seen.content_hash == content_hash {
-                return Ok(Some(seen.index));
-            }
-        }
-        Ok(None)
+        rows.iter().map(|row| self.seen_row(domain, row)).collect()
     }
 
     fn seen_row(&self, domain: &DomainName, row: &AnyRow) -> Result<Seen, StoreError> {

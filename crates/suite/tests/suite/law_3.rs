@@ -115,6 +115,8 @@ async fn law_3_no_door_opens_without_a_permit() {
         "/fhir/ehr/ValueSet/$expand?url=x",
         "/fhir/ehr/CodeSystem/$lookup?system=x&code=x",
         "/fhir/ehr/ConceptMap/$translate?url=x&code=x",
+        "/fhir/ehr/Patient/_history",
+        "/fhir/ehr/_history",
         "/admin/status",
         "/admin/journal/ehr/0",
         "/admin/set-aside/ehr",

@@ -11,6 +11,7 @@ mod carve;
 mod chains;
 mod clients;
 mod desk;
+mod fhir_writes;
 mod harness;
 mod ingest;
 mod key_service;

@@ -5,7 +5,7 @@ use base::DomainName;
 use fhir::search::{Clause, ClauseValue, Modifier, ParamKind, Prefix};
 
 use crate::doors::{Call, Doors};
-use crate::fhir::search::{Pick, Search};
+use crate::fhir::search::{Pick, Search, is_lenient};
 use crate::fhir::{Answer, FhirError};
 
 fn bad(code: &'static str, text: &str) -> FhirError {
@@ -47,7 +47,7 @@ pub async fn lastn(
         what: "lastn Observation".to_owned(),
         pick: Pick::Last(max),
     };
-    let query = search.parse(&criteria, headers)?;
+    let query = search.parse(&criteria, is_lenient(headers))?;
     let whole = query.sort.is_empty() && query.count.is_none() && query.cursor.is_none();
     if !whole || !query.includes.is_empty() || !query.revincludes.is_empty() {
         return Err(bad(
@@ -55,7 +55,7 @@ pub async fn lastn(
             "$lastn answers whole and in its own order: leave out what sorts, pages or includes",
         ));
     }
-    search.answer(query, &pairs, Vec::new()).await
+    Ok(search.answer(query, &pairs, Vec::new()).await?.into())
 }
 
 /// US Core docref: the documents of a patient, as DocumentReferences. Documents are found, not made on demand.
@@ -92,7 +92,7 @@ pub async fn docref(
     if criteria.iter().filter(|(name, _)| name == "patient").count() != 1 {
         return Err(bad("required", "$docref needs one patient: an id, or Patient/ID"));
     }
-    let mut query = search.parse(&criteria, headers)?;
+    let mut query = search.parse(&criteria, is_lenient(headers))?;
     if start.is_none() && end.is_none() {
         // "If neither a start date nor an end date is provided, the most recent or current document is in scope."
         query.sort = vec![("date", true)];
@@ -101,7 +101,7 @@ pub async fn docref(
     } else {
         query.any.push(in_care_dates(start.unwrap_or(i64::MIN), end.unwrap_or(i64::MAX)));
     }
-    search.answer(query, &pairs, Vec::new()).await
+    Ok(search.answer(query, &pairs, Vec::new()).await?.into())
 }
 
 /// "The date range relates to care dates": the time of what the document tells of; of itself where it does not say.

@@ -39,6 +39,12 @@ fn decode_hex(text: &str) -> Option<Vec<u8>> {
     bytes.chunks(2).map(|pair| Some((digit(pair[0])? * 16 + digit(pair[1])?) as u8)).collect()
 }
 
+/// RFC 4648 §4, with or without padding; white space as FHIR's base64Binary may have it (R4 §2.24.0.1).
+pub(crate) fn base64(text: &str) -> Option<Vec<u8>> {
+    let packed: String = text.chars().filter(|c| !c.is_ascii_whitespace()).collect();
+    decode_base64(&packed, STANDARD)
+}
+
 fn decode_base64(text: &str, alphabet: &[u8; 64]) -> Option<Vec<u8>> {
     let body = text.trim_end_matches('=');
     if body.len() % 4 == 1 || text.len() - body.len() > 2 {

@@ -14,6 +14,7 @@ use super::eval::{Eval, Items, Scope};
 use super::func::Func;
 use super::item::Item;
 use super::ops;
+pub(crate) use codec::base64;
 
 /// Items of a set compared one with each other cost the square of their number.
 pub(crate) fn distinct<'a>(
