@@ -379,7 +379,8 @@ mod tests {
         assert!(left.contains("MRN8") && !left.contains("last seen") && !left.contains("urn:uuid"), "{left}");
         assert!(bundle(br#"{"resourceType":"Patient","id":"p1"}"#, &who()).is_none());
         // [{"op":"add","path":"/a","value":"MRN7"}]
-        let body = br#"{"resourceType":"Bundle","entry":[{"resource":{"id":"x","v":"MRN8"}},{"resource":{"resourceType":
+        let body =
+            br#"{"resourceType":"Bundle","entry":[{"resource":{"id":"x","v":"MRN8"}},{"resource":{"resourceType":
             "Binary","contentType":"application/json-patch+json",
             "data":"W3sib3AiOiJhZGQiLCJwYXRoIjoiL2EiLCJ2YWx1ZSI6Ik1STjcifV0="}}]}"#;
         let left = String::from_utf8(bundle(body, &who()).unwrap()).unwrap();
