@@ -153,9 +153,12 @@ fn apply_one(operation: &Operation, root: &mut Value, budget: &mut Budget) -> Ap
             }
             let made = make(target.kind, value)?;
             budget.take(&made.0, depth(&list.holder))?;
-            change(root, &list.holder, &target.name, true, |items| match *index <= items.len() {
-                true => Ok(items.insert(*index, made)),
-                false => Err("its index is beyond the end of the list"),
+            change(root, &list.holder, &target.name, true, |items| {
+                if *index > items.len() {
+                    return Err("its index is beyond the end of the list");
+                }
+                items.insert(*index, made);
+                Ok(())
             })
         }
         Kind::Delete => match slots(&operation.path, root)?.as_slice() {
@@ -481,7 +484,10 @@ fn replace(root: &mut Value, slot: Slot, value: &Given, budget: &mut Budget) -> 
     budget.take(&made.0, depth(&slot.holder))?;
     if target.name != slot.name {
         // A choice of another type.
-        change(root, &slot.holder, &slot.name, false, |items| Ok(items.clear()))?;
+        change(root, &slot.holder, &slot.name, false, |items| {
+            items.clear();
+            Ok(())
+        })?;
     }
     change(root, &slot.holder, &target.name, target.many, |items| {
         match items.get_mut(slot.index.unwrap_or(0)) {
