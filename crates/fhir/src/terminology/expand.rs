@@ -240,8 +240,8 @@ impl<'a> Set<'_, 'a> {
     /// The member of this system and code.
     fn entry(&self, url: &str, version: Option<&str>, code: &str) -> Option<Entry<'a>> {
         let found = self.includes.iter().find_map(|part| part.entry(url, version, code))?;
-        let stays = !(self.active_only && found.is_inactive) && !self.excludes(&found);
-        stays.then_some(found)
+        let is_out = (self.active_only && found.is_inactive) || self.excludes(&found);
+        (!is_out).then_some(found)
     }
 
     fn excludes(&self, entry: &Entry<'a>) -> bool {
