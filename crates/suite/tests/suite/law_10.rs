@@ -122,6 +122,7 @@ async fn others(mesh: &Mesh, kept: &str) -> Vec<String> {
         let subject = format!("Patient/{kept}");
         let mut entries = answer.json()["entry"].as_array().cloned().unwrap_or_default();
         entries.retain(|entry| entry["resource"]["subject"]["reference"].as_str().is_none_or(|of| of == subject));
+        entries.retain(|entry| entry["search"]["mode"] != "include" || entry["resource"]["id"] == kept);
         // The port is another at each start.
         read.push(Value::from(entries).to_string().replace(&mesh.addresses.http.to_string(), "node"));
     }
