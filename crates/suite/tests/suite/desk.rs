@@ -134,7 +134,7 @@ async fn law_3_values_of_a_message_are_shown_within_the_permit_alone() {
     mesh.settle().await;
     assert_eq!(shown("eng-ehr").await, [200, 404]);
     assert_eq!(mesh.get("eng-ehr", "/admin/journal/ehr/0/diff/1?phi=true").await.status, 404);
-    assert_eq!(shown("dr-lee").await, [200, 200], "the care team of both");
+    assert_eq!(shown("dr-lee").await, [200, 404], "the label keeps it from the care team's desk, too");
     let found = post(&mesh, "eng-ehr", "/admin/journal/ehr/search", json!({ "patient": "M2" })).await;
     assert_eq!(indexes(&found.json()), Vec::<u64>::new());
     mesh.send_all("adt-main", [merge.as_bytes()]).await;
@@ -398,11 +398,16 @@ async fn desk_matches_results_that_nobody_can_be_found_for_and_takes_it_back() {
     let list = mesh.client.get("/admin/worklist/laboratory", None).await.expect("an answer");
     assert_eq!(list["waiting"][0]["index"], 1, "{list}");
     assert_eq!(post(&mesh, "tech-novak", "/admin/worklist/laboratory/1/undo", json!({})).await.status, 404);
-    // Reports of whom is known, without an order: a result came with no order, so each makes a report that lacks one.
-    let orders = mesh.client.get("/admin/worklist/laboratory?orders=true", None).await.expect("an answer");
+    // A report of somebody who is known, by a message that names no order.
+    let orders = async || mesh.client.get("/admin/worklist/laboratory?orders=true", None).await.expect("an answer");
+    assert_eq!(orders().await["waiting"], json!([]));
+    let alone = String::from_utf8(oru("C3", "M1", "F3", "mg/dL")).expect("text").replace("|PF3|F3^LAB|", "|||");
+    mesh.send_all("lab-main", [alone.as_bytes()]).await;
+    mesh.settle().await;
+    let orders = orders().await;
     let lacking = orders["waiting"].as_array().cloned().unwrap_or_default();
-    assert!(lacking.iter().all(|row| row["lacks"] == "order" && row["type"] == "ORU^R01"), "{orders}");
-    assert_eq!(lacking.iter().filter_map(|row| row["index"].as_u64()).collect::<Vec<_>>(), [0], "{orders}");
+    assert_eq!(lacking.len(), 1, "{orders}");
+    assert_eq!((&lacking[0]["lacks"], &lacking[0]["type"]), (&json!("order"), &json!("ORU^R01")), "{orders}");
     assert!(!orders.to_string().contains("Deskword"));
     // Who decided it is on record with the patient.
     let saw = mesh.get("privacy-osei", &format!("/admin/audit/who-saw/laboratory/{patient}")).await.text();
